@@ -1,0 +1,5 @@
+"""``python -m gradlens``."""
+
+from gradlens.cli.main import main
+
+main()

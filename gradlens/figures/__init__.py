@@ -1,0 +1,1 @@
+"""One file per figure: records in, a Matplotlib figure out. A figure draws and never computes."""

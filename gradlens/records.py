@@ -1,0 +1,274 @@
+"""The values that travel between the parts of gradlens. All frozen, all checked at birth.
+
+Nothing here computes anything beyond what a record needs to check or describe itself, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["train", "select", "test", "probe", "unlabelled"]
+Layout = Literal["NCHW", "NHWC", "NLC"]
+MapStatus = Literal["ok", "zero gradient", "all negative", "constant", "non-finite"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a decoded image becomes a network's input. The fields are those of timm's ``pretrained_cfg``.
+
+    Attributes:
+        input_size: (channels, height, width) of the network's input; channels is 3.
+        interpolation: ``"bilinear"`` or ``"bicubic"``; always antialiased.
+        crop_pct: the part of the resized image that the crop keeps, in (0, 1].
+        crop_mode: ``"center"`` (resize the short side, crop the middle) or ``"squash"`` (resize both sides, no crop).
+        mean: per channel, on a 0-1 scale.
+        std: per channel, on a 0-1 scale.
+    """
+
+    input_size: tuple[int, int, int]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_pct: float = 1.0
+    crop_mode: Literal["center", "squash"] = "center"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or self.input_size[0] != 3 or min(self.input_size) < 1:
+            raise ValueError(f"input_size must be (3, height, width), got {self.input_size}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be in (0, 1], got {self.crop_pct}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the network's input in pixels."""
+        return self.input_size[1], self.input_size[2]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier ready to run: eval mode, weights in place, class names known.
+
+    Attributes:
+        name: as the user would name it (``"vehicles/densenet"``, ``"timm:resnet18"``).
+        module: the network; called with (N, 3, H, W) it returns (N, K) logits or something that contains them.
+        classes: K names, in the order of the logits.
+        preprocess: how images become its input.
+        builder: what made it, e.g. ``"timm:resnet18"``.
+        card: the ``gradlens`` part of its ``config.json``, empty for a model without a checkpoint folder.
+        weights: sha256 of its weight file, or ``"random"`` or ``"pretrained"``.
+    """
+
+    name: str
+    module: torch.nn.Module
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    builder: str
+    card: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "random"
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """A depth: a module's output that every path from the pixels to the logits crosses.
+
+    Attributes:
+        path: the module's path as PyTorch names it (``"layer2.1"``).
+        call: which call of that module within one forward pass, from 1.
+        shape: (channels, rows, columns) of the feature grid.
+        stride: input pixels per cell, (rows, columns); not always whole numbers.
+        layout: order of the axes of the raw tensor.
+        prefix: tokens before the grid's first (class token, registers); 0 for feature maps.
+        position: 0 at the pixels, 1 at the logits: the share of the forward pass's work done by then.
+        verified: the input-perturbation check of the layout: passed, failed, or ``None`` when inconclusive.
+        selectors: those of ``stages``, ``blocks``, ``last`` that pick this depth.
+        cut: whether every path crosses it; modules named by hand may be no cut.
+    """
+
+    path: str
+    call: int
+    shape: tuple[int, int, int]
+    stride: tuple[float, float]
+    layout: Layout
+    prefix: int = 0
+    position: float = 0.0
+    verified: bool | None = None
+    selectors: tuple[str, ...] = ()
+    cut: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its path, with ``#call`` where the module runs more than once."""
+        return self.path if self.call == 1 else f"{self.path}#{self.call}"
+
+
+@dataclass(frozen=True)
+class CamStack:
+    """Raw maps of one image for one target, one per depth, shallow to deep.
+
+    Maps stay raw (signed, unscaled, at the depth's own resolution): a figure chooses its scale and prints it.
+
+    Attributes:
+        model: the model's name.
+        image: the image's id.
+        method: the registered name of the method.
+        target: (class index, class name).
+        logit: the target's logit; probability: its softmax probability.
+        depths: one per map.
+        maps: float32 arrays (rows, columns), signed.
+        statuses: one per map.
+    """
+
+    model: str
+    image: str
+    method: str
+    target: tuple[int, str]
+    logit: float
+    probability: float
+    depths: tuple[HookPoint, ...]
+    maps: tuple[np.ndarray, ...]
+    statuses: tuple[MapStatus, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.depths) == len(self.maps) == len(self.statuses):
+            raise ValueError(f"{len(self.depths)} depths, {len(self.maps)} maps, {len(self.statuses)} statuses")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of an image set, before it is decoded.
+
+    Attributes:
+        id: unique in its set: the path inside the set's folder, or the row number.
+        label: index into the set's ``classes``; ``None`` where unlabelled.
+        pair: id of the image in the paired set that shows the same scene.
+        severity: 1 (mild) to 3 (severe) where the shift has severities.
+        factors: what the image was made with, where known.
+    """
+
+    id: str
+    label: int | None = None
+    pair: str | None = None
+    severity: int | None = None
+    factors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model said about one image set. Everything else is derived from this.
+
+    Attributes:
+        model, dataset: names.
+        classes: the model's K class names, in the order of the logits.
+        label_classes: the set's class names, which ``labels`` indexes.
+        ids: N ids, unique.
+        labels: (N,) int64 into ``label_classes``; -1 where unlabelled.
+        predicted: (N,) int64 into ``classes``.
+        logits: (N, K) float32, or ``None`` where only hard predictions were published.
+        pairs: N ids of the paired set's images (``None`` each where unpaired), or ``None``.
+    """
+
+    model: str
+    dataset: str
+    classes: tuple[str, ...]
+    label_classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    predicted: np.ndarray
+    logits: np.ndarray | None = None
+    pairs: tuple[str | None, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for what, got in (("labels", len(self.labels)), ("predicted", len(self.predicted))):
+            if got != n:
+                raise ValueError(f"{n} ids but {got} {what}")
+        if len(set(self.ids)) != n:
+            raise ValueError(f"ids of {self.model} on {self.dataset} are not unique")
+        if n and not (self.labels.min() >= -1 and self.labels.max() < len(self.label_classes)):
+            raise ValueError(f"labels must be in -1..{len(self.label_classes) - 1}")
+        if n and not (self.predicted.min() >= 0 and self.predicted.max() < len(self.classes)):
+            raise ValueError(f"predictions must be in 0..{len(self.classes) - 1}")
+        if self.logits is not None and self.logits.shape != (n, len(self.classes)):
+            raise ValueError(f"logits must be {(n, len(self.classes))}, got {self.logits.shape}")
+        if self.pairs is not None and len(self.pairs) != n:
+            raise ValueError(f"{n} ids but {len(self.pairs)} pairs")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes:
+        value: the point estimate, a fraction where the metric is one; ``nan`` where it is not defined.
+        low, high: ends of the interval.
+        n: images it rests on.
+        interval: how the interval was made (``"Clopper-Pearson 95%"``), or why there is no value.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    interval: str
+
+    def __post_init__(self) -> None:
+        if not math.isnan(self.value) and not self.low <= self.value <= self.high:
+            raise ValueError(f"the interval [{self.low}, {self.high}] does not contain {self.value} ({self.interval})")
+
+    @classmethod
+    def undefined(cls, reason: str, n: int) -> Estimate:
+        """No value, and why."""
+        return cls(math.nan, math.nan, math.nan, n, reason)
+
+    @property
+    def defined(self) -> bool:
+        return not math.isnan(self.value)
+
+
+@dataclass(frozen=True)
+class GapReport:
+    """In-distribution score minus probe score of one model, on classes both sides share (or all of them).
+
+    Attributes:
+        gap: ``in_dist_value - probe_value`` with its interval; positive means that score was lost.
+        label_space: ``"shared"`` or ``"full"``.
+        paired: whether the interval rests on pairs of images of the same scene.
+        classes: how many classes both sides were scored on.
+        mix, within: the class-mix and the within-class part of an accuracy gap; they add up to it. ``nan`` elsewhere.
+    """
+
+    model: str
+    in_dist: str
+    probe: str
+    metric: str
+    label_space: Literal["shared", "full"]
+    gap: Estimate
+    paired: bool
+    in_dist_value: float
+    probe_value: float
+    n_in_dist: int
+    n_probe: int
+    classes: int
+    mix: float
+    within: float
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An input that was not scored, and why. Nothing is dropped without one of these."""
+
+    path: str
+    reason: str

@@ -1,0 +1,185 @@
+"""What every long-running piece of work needs from its surroundings: device, precision, seeds, progress, places."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from gradlens.errors import GradlensError, InstallationError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to run: the options that every command shares.
+
+    Attributes:
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+        precision: of the forward and backward passes.
+        batch_size: images per pass; 0 means that the work chooses.
+        workers: threads that decode images; 0 means that the work chooses.
+        seed: of everything random.
+        offline: look nothing up on a network.
+        quiet: no progress bars and no remarks on stderr.
+    """
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_size: int = 0
+    workers: int = 0
+    seed: int = 0
+    offline: bool = False
+    quiet: bool = False
+
+    def torch_device(self) -> torch.device:
+        """The device this run computes on.
+
+        Raises:
+            GradlensError: the device that was asked for is not there.
+        """
+        import torch
+
+        if self.device == "auto":
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise GradlensError(f"expected a device like auto, cpu, cuda, cuda:0 or mps, got {self.device!r}") from None
+        there = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available() and (device.index or 0) < max(1, torch.cuda.device_count()),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not there.get(device.type, False):
+            raise GradlensError(f"device {self.device!r} was asked for but is not there; use --device auto or cpu")
+        return device
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which forward passes run: autocast for bf16 and fp16, nothing for fp32."""
+        import torch
+
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.torch_device().type, dtype=dtype)
+
+    def progress(self, work: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
+        """``work``, with a bar on stderr once it has taken two seconds; silent when stderr is no terminal."""
+        from tqdm import tqdm
+
+        # disable=None is tqdm's "only on a terminal"
+        return tqdm(
+            work,
+            desc=what,
+            total=total,
+            unit=unit,
+            file=sys.stderr,
+            delay=2,
+            disable=True if self.quiet else None,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def say(self, message: str) -> None:
+        """A remark for the person at the terminal (stderr; nothing when quiet)."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def import_torch() -> None:
+    """Import torch and torchvision, turning the error of a mismatched pair into a sentence.
+
+    Raises:
+        InstallationError: torch or torchvision is missing, or they were built for each other's neighbours.
+    """
+    try:
+        import torch  # noqa: F401
+        import torchvision  # noqa: F401  (its import is what fails when the pair does not match)
+    except ImportError as err:
+        raise InstallationError(f"torch and torchvision are needed, but: {err}; run: gradlens doctor") from err
+    except RuntimeError as err:
+        if "torchvision::" not in str(err):
+            raise
+        raise InstallationError(
+            f"torch {_version('torch')} and torchvision {_version('torchvision')} do not match each other ({err}); "
+            "install a matching pair from one index, for instance: "
+            "pip install --force-reinstall torch==2.15.0 torchvision==0.29.2"
+        ) from err
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number: written into everything a run leaves."""
+    names = ("gradlens", "torch", "torchvision", "timm", "captum", "opencv-python", "numpy", "scikit-learn", "pillow")
+    return {"python": platform.python_version(), **{n: _version(n) for n in names if _version(n)[0] != "("}}
+
+
+def bundled(name: Literal["checkpoints", "probe_sets"]) -> Path:
+    """Where the zoo or the probe sets that come with gradlens lie: in an installed wheel, else in the source tree."""
+    package = Path(__file__).parent
+    inside = package / "_bundled" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def cache_dir() -> Path:
+    """``$GRADLENS_CACHE``, else the user's cache folder. Created on demand."""
+    import platformdirs
+
+    given = os.environ.get("GRADLENS_CACHE")
+    place = Path(given) if given else Path(platformdirs.user_cache_dir("gradlens"))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; the file appears under its own name only when it is complete.
+
+    The written file replaces ``path`` in one step when the block ends without an exception; otherwise it is removed
+    and what stood at ``path`` is left alone. Its name keeps the ending of ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other file
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

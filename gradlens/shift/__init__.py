@@ -1,0 +1,1 @@
+"""Scores in and outside a model's own data: predictions, metrics, intervals, the generalization gap."""

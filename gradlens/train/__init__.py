@@ -1,0 +1,1 @@
+"""Training: recipes, what is frozen, augmentation, and the loop."""

@@ -1,0 +1,1 @@
+"""Models and where they come from: builders, checkpoint folders, cards, what a model costs."""
