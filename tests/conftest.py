@@ -1,0 +1,44 @@
+"""Fixtures that all tests share, and the surroundings they run in: no network, no display, no cache of the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# before any library reads them
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+for name in [
+    n for n in os.environ if n.startswith("GRADLENS_") and n not in ("GRADLENS_SHARED_DATA", "GRADLENS_TEST_CACHE")
+]:
+    del os.environ[name]  # options of the person who runs the tests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of this test run: a fresh folder, or ``$GRADLENS_TEST_CACHE`` where rendered sets should be kept."""
+    given = os.environ.get("GRADLENS_TEST_CACHE")
+    place = Path(given).resolve() if given else tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADLENS_CACHE", str(place))
+        yield place
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The source tree: where ``checkpoints/`` and ``probe_sets/`` lie."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs and third-party checkpoints; they are not part of the project, so tests that need them skip."""
+    place = Path(os.environ.get("GRADLENS_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    if not place.is_dir():
+        pytest.skip(f"real data not found at {place}; set GRADLENS_SHARED_DATA to its folder")
+    return place
