@@ -31,10 +31,28 @@ ROWS = (
     ("__main__",),
 )
 ROW = {part: row for row, parts in enumerate(ROWS) for part in parts}
-HEAVY = (
-    "torch torchvision timm captum cv2 numpy scipy sklearn matplotlib pyarrow pandas PIL pydantic jinja2 tqdm "
-    "huggingface_hub safetensors transformers datasets gradio"
-).split()
+HEAVY = [
+    "torch",
+    "torchvision",
+    "timm",
+    "captum",
+    "cv2",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "pyarrow",
+    "pandas",
+    "PIL",
+    "pydantic",
+    "jinja2",
+    "tqdm",
+    "huggingface_hub",
+    "safetensors",
+    "transformers",
+    "datasets",
+    "gradio",
+]
 
 
 def part_of(file: Path) -> str:
