@@ -1,0 +1,205 @@
+"""How every figure looks and how it is written: sizes, fonts, colours, and a file that knows where it came from.
+
+Figures are made with matplotlib's objects (``Figure``, ``Axes``), never with pyplot, so that drawing one changes
+nothing for the program that asked for it. Each figure function draws inside :func:`paper`; :func:`save` writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.text import Text
+
+from gradlens.runtime import whole_file
+
+COLUMN_WIDTH = 3.35
+"""Inches: one column of a two-column page."""
+
+PAGE_WIDTH = 6.9
+"""Inches: the text width of a page."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe & Ito's colours, which people with any colour vision can tell apart (their yellow is too pale on white)."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+
+# The first draws Latin, Greek, Cyrillic and Arabic and comes with matplotlib; the others are used where installed.
+_FAMILIES = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Noto Sans KR",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Emoji",
+)
+
+_RULES: dict[str, Any] = {
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 9.5,
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.grid": False,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.0,
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+    # text stays text in the files and shows the same everywhere: TrueType in PDF (Type 3 is refused by many journals)
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "gradlens",
+    "text.usetex": False,
+    "text.parse_math": False,  # a class may be called "$5"; so no logarithmic axes with powers of ten either
+}
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    installed = {font.name for font in fontManager.ttflist}
+    return tuple(family for family in _FAMILIES if family in installed)
+
+
+@contextlib.contextmanager
+def paper() -> Iterator[None]:
+    """Inside, matplotlib draws in the style of gradlens, whatever the user's matplotlibrc says; outside, as before."""
+    with mpl.rc_context():
+        # assigning a backend, even the same one, would load pyplot
+        plain = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")}
+        rules: Any = {**plain, **_RULES, "font.family": list(_families())}
+        mpl.rcParams.update(rules)
+        yield
+
+
+def model_colors(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each model: the same in every figure that is given the same names, in whatever order.
+
+    Beyond seven models colours repeat; :func:`model_markers` then tells them apart.
+    """
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(names)))}
+
+
+def model_markers(names: Iterable[str]) -> dict[str, str]:
+    """A marker for each model, such that no two of up to seventy models share colour and marker."""
+    return {name: MARKERS[i // len(PALETTE) % len(MARKERS)] for i, name in enumerate(sorted(set(names)))}
+
+
+@cache
+def _is_drawable(character: str) -> bool:
+    if character.isspace():
+        return True
+    return any(
+        get_font(fontManager.findfont(FontProperties(family=family), fallback_to_default=False)).get_char_index(
+            ord(character)
+        )
+        for family in _families()
+    )
+
+
+def drawable(text: str) -> str:
+    """``text`` with every character that no installed font can draw written as ``<U+XXXX>``.
+
+    An empty box would make two such names look the same.
+    """
+    return "".join(c if _is_drawable(c) else f"<U+{ord(c):04X}>" for c in text)
+
+
+def short(text: str, most: int = 28) -> str:
+    """``text`` made drawable and, where it is longer than ``most`` characters, shortened in its middle."""
+    text = " ".join(text.split())
+    if len(text) > most:
+        head = (most - 1) // 2
+        text = text[:head] + "…" + text[len(text) - (most - 1 - head) :]
+    return drawable(text)
+
+
+def display_names(names: Sequence[str], most: int = 28) -> dict[str, str]:
+    """What to print for each name: without the collection (``vehicles/``) all of them share, shortened, drawable.
+
+    Names that shortening would make equal are printed in full.
+    """
+    heads = {name.rpartition("/")[0] for name in names}
+    shared = len(heads) == 1
+    full = {name: name.rpartition("/")[2] if shared else name for name in names}
+    shown = {name: short(tail, most) for name, tail in full.items()}
+    doubled = {text for text in shown.values() if list(shown.values()).count(text) > 1}
+    return {name: drawable(full[name]) if text in doubled else text for name, text in shown.items()}
+
+
+def text_color(background: tuple[float, ...]) -> str:
+    """Black or white, whichever contrasts more with an (r, g, b[, a]) background in 0-1 (WCAG 2 relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
+
+
+def save(
+    figure: Figure,
+    stem: Path,
+    formats: Sequence[str] = ("png", "pdf"),
+    dpi: int = 300,
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write a figure as ``stem.png``, ``stem.pdf``, ... and return the paths.
+
+    The same figure gives the same bytes on every call: no date is written. ``provenance`` is written into each file as
+    one JSON text: a PNG's text chunk ``gradlens``, a PDF's keywords, an SVG's description.
+
+    Args:
+        figure: what to write.
+        stem: the path without its ending; a dot in the name is part of the name.
+        formats: of ``"png"``, ``"pdf"``, ``"svg"``.
+        dpi: dots per inch of bitmaps, and of images inside PDF and SVG.
+        provenance: what made this figure, JSON-serialisable.
+    """
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_text() != drawable(text.get_text()):
+            text.set_text(drawable(text.get_text()))
+    told = json.dumps(dict(provenance or {}), sort_keys=True, default=str)
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"gradlens": told},
+        "pdf": {"Keywords": told, "CreationDate": None, "Creator": "gradlens"},
+        "svg": {"Description": told, "Date": None, "Creator": "gradlens"},
+    }
+    written = []
+    with paper():
+        for ending in formats:
+            if ending not in metadata:
+                raise ValueError(f"expected a format out of {', '.join(metadata)}, got {ending!r}")
+            path = stem.parent / f"{stem.name}.{ending}"
+            with whole_file(path) as unfinished:
+                figure.savefig(unfinished, format=ending, dpi=dpi, metadata=metadata[ending])
+            written.append(path)
+    return written
