@@ -1,0 +1,165 @@
+"""Parquet in the Hugging Face image layout: ``image`` = struct of ``bytes`` and ``path``, ``label`` = whole number.
+
+Class names stand in the schema metadata (key ``huggingface``); a column of class names as text serves as well. Row
+groups are read when an image of theirs is asked for, and the last ones used stay in memory.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradlens.data.folders import remarks_on
+from gradlens.data.image_set import ImageSet, Store, sha256_of
+from gradlens.errors import InputError
+from gradlens.records import Sample
+
+CACHE_BYTES = 64 * 2**20  # encoded images kept in memory; one row group is kept even if it is larger
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "class", "fine_label")
+
+
+class RowGroups(Store):
+    """The image column of a Parquet file, row group by row group."""
+
+    def __init__(self, path: Path, file: pq.ParquetFile, column: str) -> None:
+        self.path, self.column = path, column
+        self._file = file
+        self._starts = [0]
+        for group in range(file.metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
+        self._groups: OrderedDict[int, pa.Array] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def encoded(self, row: int) -> bytes | Path | np.ndarray:
+        group = bisect.bisect_right(self._starts, row) - 1
+        value = self._group(group)[row - self._starts[group]].as_py()
+        if isinstance(value, bytes):
+            return value
+        if value is None or (value.get("bytes") is None and not value.get("path")):
+            raise InputError(f"{self.path}: row {row} holds no image")
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        beside = (self.path.parent / value["path"]).resolve()
+        if not beside.is_relative_to(self.path.parent.resolve()):
+            raise InputError(f"{self.path}: row {row} names a file outside the table's folder: {value['path']!r}")
+        return beside
+
+    def content(self) -> str:
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
+        return sha256_of(self.path)
+
+    def _group(self, group: int) -> pa.Array:
+        with self._lock:
+            if group in self._groups:
+                self._groups.move_to_end(group)
+                return self._groups[group]
+            try:
+                column = self._file.read_row_group(group, columns=[self.column]).column(self.column)
+            except (pa.ArrowException, OSError) as err:
+                raise InputError(f"{self.path}: row group {group} is damaged: {err}") from err
+            self._groups[group] = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+            while len(self._groups) > 1 and sum(g.nbytes for g in self._groups.values()) > CACHE_BYTES:
+                self._groups.popitem(last=False)
+            return self._groups[group]
+
+
+def open_parquet(path: Path) -> ImageSet:
+    """The images of a Parquet file; ids are row numbers. A label of -1 or null means unlabelled.
+
+    Raises:
+        InputError: the file is damaged, has no image column, no rows, or labels without names.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as err:
+        raise InputError(f"{path}: expected a Parquet file, but it cannot be read: {err}") from err
+    features = _features(path, schema)
+    image = _column(schema, features, "Image", IMAGE_NAMES)
+    if image is None or not _holds_images(schema.field(image).type):
+        raise InputError(
+            f"{path}: expected a column 'image' of bytes or of struct<bytes, path>, got {', '.join(schema.names)}"
+        )
+    if not file.metadata.num_rows:
+        raise InputError(f"{path}: expected images, got a table without rows")
+    label = _column(schema, features, "ClassLabel", LABEL_NAMES)
+    classes, labels = _labels(path, file, label, features) if label else (None, [None] * file.metadata.num_rows)
+    samples = tuple(Sample(str(row), label) for row, label in enumerate(labels))
+    return ImageSet(
+        name=path.stem,
+        role="unlabelled" if classes is None else "test",
+        classes=classes,
+        samples=samples,
+        location=str(path),
+        store=RowGroups(path, file, image),
+        rows=tuple(range(len(samples))),
+        remarks=tuple(remarks_on(classes or (), samples)),
+    )
+
+
+def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return {}
+    try:
+        features = json.loads(stored)["info"]["features"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise InputError(f"{path}: the schema's 'huggingface' metadata is not as datasets writes it: {err!r}") from err
+    return features if isinstance(features, dict) else {}
+
+
+def _column(schema: pa.Schema, features: dict[str, Any], kind: str, usual: tuple[str, ...]) -> str | None:
+    declared = [n for n, f in features.items() if isinstance(f, dict) and f.get("_type") == kind and n in schema.names]
+    named = [n for n in usual if n in schema.names]
+    both = [n for n in named if n in declared]
+    return next(iter(both + declared + named), None)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return "bytes" in [kind.field(i).name for i in range(kind.num_fields)]
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _labels(
+    path: Path, file: pq.ParquetFile, column: str, features: dict[str, Any]
+) -> tuple[tuple[str, ...], list[int | None]]:
+    values = file.read(columns=[column]).column(column)
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        texts = values.to_pylist()
+        classes = tuple(sorted({t for t in texts if t is not None}))
+        position = {c: i for i, c in enumerate(classes)}
+        return classes, [None if t is None else position[t] for t in texts]
+    feature = features.get(column)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if not names:
+        raise InputError(
+            f"{path}: column {column!r} holds numbers, but the schema names no classes "
+            "(huggingface metadata, info.features.label.names); write the table with datasets' ClassLabel, "
+            "or use a column of class names as text"
+        )
+    if not pa.types.is_integer(kind):
+        raise InputError(f"{path}: expected whole numbers or text in column {column!r}, got {kind}")
+    classes = tuple(map(str, names))
+    if len(set(classes)) != len(classes):
+        raise InputError(f"{path}: the schema names a class twice")
+    labels: list[int | None] = []
+    for row, value in enumerate(values.to_pylist()):
+        if value is not None and not -1 <= value < len(classes):
+            raise InputError(f"{path}: row {row} has label {value}, but there are {len(classes)} classes")
+        labels.append(None if value is None or value == -1 else int(value))
+    return classes, labels
