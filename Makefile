@@ -55,7 +55,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "gradlens needs Python 3.11 or newer; none was found on the PATH" >&2; exit 1; }
 	@echo "making $(VENV); the first installation downloads a few gigabytes of PyTorch"
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # PIP_FIND_LINKS and UV_FIND_LINKS are dropped: a stray local torch wheel must not end up as everybody's version.
