@@ -92,6 +92,7 @@ class HookPoint:
         verified: the input-perturbation check of the layout: passed, failed, or ``None`` when inconclusive.
         selectors: those of ``stages``, ``blocks``, ``last`` that pick this depth.
         cut: whether every path crosses it; modules named by hand may be no cut.
+        overwritten: whether something later in the forward pass works in place on this output.
     """
 
     path: str
@@ -104,6 +105,7 @@ class HookPoint:
     verified: bool | None = None
     selectors: tuple[str, ...] = ()
     cut: bool = True
+    overwritten: bool = False
 
     @property
     def name(self) -> str:

@@ -1,0 +1,159 @@
+"""Where the pixels' rows and columns are in a feature tensor: proposed from its shape, settled by moving the input.
+
+A tensor's shape alone cannot tell (N, 16, 16, 16) channels first from channels last, nor which of 197 tokens is the
+class token, nor whether tokens stand in raster order. So every reading that fits the shape is tried against an
+input-perturbation check: a patch of the image is replaced, and the cell whose features change most must be the
+patch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gradlens.records import Layout
+
+MOST_PREFIX_TOKENS = 16
+# Centres of the patches, as fractions of (height, width): no symmetry that a wrong reading could share.
+_CENTRES = ((0.21, 0.34), (0.77, 0.18), (0.36, 0.81), (0.84, 0.66), (0.52, 0.45))
+_PATCH = 1 / 12  # side of a patch as a fraction of the image's
+_MOVED = 1e-4  # a change smaller than this share of the features' own size is rounding, not the patch
+_HITS_NEEDED = 4  # of the five patches; chance gets there on a 7 x 7 grid in less than 2 % of tries
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a tensor as a grid of features.
+
+    Attributes:
+        layout: order of the axes; prefix: tokens before the grid; rows, columns: of the grid.
+    """
+
+    layout: Layout
+    prefix: int
+    rows: int
+    columns: int
+
+    def grid(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor as (N, channels, rows, columns), a view where possible."""
+        if self.layout == "NCHW":
+            return tensor
+        if self.layout == "NHWC":
+            return tensor.permute(0, 3, 1, 2)
+        tokens = tensor[:, self.prefix : self.prefix + self.rows * self.columns]
+        return tokens.transpose(1, 2).unflatten(2, (self.rows, self.columns))
+
+
+def readings(
+    shape: Sequence[int],
+    image: tuple[int, int],
+    seen_grids: Iterable[tuple[int, int]] = (),
+    prefix_hint: int | None = None,
+) -> list[Reading]:
+    """Every plausible way to read a tensor of this shape, most plausible first; empty if it is no spatial grid.
+
+    Args:
+        shape: of the tensor, batch first.
+        image: (height, width) of the input in pixels.
+        seen_grids: (rows, columns) of feature maps seen earlier in the same forward pass: a token grid usually is one.
+        prefix_hint: the number of prefix tokens the model itself declares.
+    """
+    height, width = image
+    if len(shape) == 4:
+        found = [Reading("NCHW", 0, shape[2], shape[3]), Reading("NHWC", 0, shape[1], shape[2])]
+        found = [r for r in found if _fits(r, height, width)]
+        # a grid with the input's proportions beats one without
+        return sorted(found, key=lambda r: _skew(r, height, width))
+    if len(shape) != 3:
+        return []
+    tokens = shape[1]
+    found = []
+    for rows, columns in dict.fromkeys(seen_grids):
+        if 0 <= tokens - rows * columns <= MOST_PREFIX_TOKENS:
+            found.append(Reading("NLC", tokens - rows * columns, rows, columns))
+    for prefix in range(MOST_PREFIX_TOKENS + 1):
+        for rows in range(1, tokens - prefix + 1):
+            columns, rest = divmod(tokens - prefix, rows)
+            reading = Reading("NLC", prefix, rows, columns)
+            if rest == 0 and columns and _skew(reading, height, width) < 1.3 and reading not in found:
+                found.append(reading)
+    found = [r for r in found if _fits(r, height, width)]
+    return sorted(found, key=lambda r: (r.prefix != prefix_hint, _skew(r, height, width) > 1.3, r.prefix))[:6]
+
+
+def _fits(reading: Reading, height: int, width: int) -> bool:
+    return (
+        reading.rows * reading.columns > 1
+        and reading.rows <= height
+        and reading.columns <= width
+        and _skew(reading, height, width) < 2
+    )
+
+
+def _skew(reading: Reading, height: int, width: int) -> float:
+    """How much the cells' proportions differ from squares, as a ratio of at least 1."""
+    down, across = height / reading.rows, width / reading.columns
+    return max(down, across) / min(down, across)
+
+
+def probe_images(image: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """An image and five copies of it with one patch of noise each.
+
+    Args:
+        image: (1, 3, H, W), a network's input.
+        strength: standard deviation of the noise.
+
+    Returns:
+        (6, 3, H, W); the first is the image itself.
+    """
+    height, width = image.shape[-2:]
+    copies = image.repeat(1 + len(_CENTRES), 1, 1, 1)
+    for i, (top, left, bottom, right) in enumerate(_patches(height, width), start=1):
+        noise = torch.randn(copies[i, :, top:bottom, left:right].shape, generator=generator) * strength
+        copies[i, :, top:bottom, left:right] = noise.to(copies)
+    return copies
+
+
+def _patches(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of each patch in pixels."""
+    half = max(1, round(min(height, width) * _PATCH / 2))
+    boxes = []
+    for y, x in _CENTRES:
+        cy, cx = round(y * height), round(x * width)
+        boxes.append((max(0, cy - half), max(0, cx - half), min(height, cy + half), min(width, cx + half)))
+    return boxes
+
+
+def check(tensor: torch.Tensor, reading: Reading, image: tuple[int, int]) -> bool | None:
+    """Did the patches' own cells change most?
+
+    Args:
+        tensor: a depth's output for :func:`probe_images`.
+        reading: how to read it.
+        image: (height, width) of the input.
+
+    Returns:
+        ``True`` if in at least four of the five patches the cell with the largest change is one that the patch covers
+        (or, on grids of six cells a side and more, a direct neighbour of one: padding shifts cells by a fraction);
+        ``None`` if nothing changed beyond rounding, or something that is not finite came out; ``False`` if other cells won.
+    """
+    grid = reading.grid(tensor).float()
+    change = (grid[1:] - grid[:1]).square().sum(1)  # (5, rows, columns)
+    size = grid[:1].square().sum(1).mean()
+    if not torch.isfinite(change).all() or not (change.flatten(1).amax(1) > _MOVED**2 * size).all():
+        return None
+    height, width = image
+    reach = 1 if min(reading.rows, reading.columns) >= 6 else 0
+    hits = 0
+    for moved, (top, left, bottom, right) in zip(change, _patches(height, width), strict=True):
+        row, column = divmod(int(moved.argmax()), reading.columns)
+        hits += _covers(row, top, bottom, reading.rows / height, reach) and _covers(
+            column, left, right, reading.columns / width, reach
+        )
+    return hits >= _HITS_NEEDED
+
+
+def _covers(cell: int, start: int, end: int, cells_per_pixel: float, reach: int) -> bool:
+    return int(start * cells_per_pixel) - reach <= cell <= int((end - 1) * cells_per_pixel) + reach

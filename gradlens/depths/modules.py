@@ -1,0 +1,112 @@
+"""Handling a user's module so that it is left exactly as it was: unwrapping, modes, flags, hooks, outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradlens.errors import ModelError
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module whose submodules' hooks fire: out of ``torch.compile``, ``DataParallel`` and DDP.
+
+    Hooks never fire inside compiled code, and a data-parallel wrapper runs replicas that carry no hooks.
+
+    Raises:
+        ModelError: a scripted or traced module, whose submodules cannot be hooked.
+    """
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ModelError(
+                "expected an ordinary module, got a scripted or traced one, whose inner outputs cannot be hooked; "
+                "pass the module it was made from"
+            )
+        if hasattr(model, "_orig_mod"):  # torch.compile
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with frozen parameters and gradients enabled, whatever the caller's state; all of it put back.
+
+    Every submodule gets its own ``training`` flag back and every parameter its own ``requires_grad``, also after an
+    exception. Works inside ``no_grad`` and ``inference_mode``. Freezing the parameters is what keeps a backward pass
+    from computing (and storing) weight gradients.
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval()
+        for p, _ in flags:
+            p.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+        for p, required in flags:
+            p.requires_grad_(required)
+
+
+@contextlib.contextmanager
+def hooked(modules: Mapping[str, nn.Module], see: Callable[[str, int, torch.Tensor], Any]) -> Iterator[None]:
+    """Calls ``see(path, call, tensor)`` with the first tensor of every output of the given modules.
+
+    ``call`` counts the calls of one module from 1, so that a module used twice has two outputs under two names.
+    What ``see`` returns, if anything, travels onward in the tensor's place. All hooks are gone afterwards.
+    """
+    calls = dict.fromkeys(modules, 0)
+    handles = []
+
+    def hook_of(path: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            tensor = first_tensor(output)
+            if tensor is None:
+                return None
+            calls[path] += 1
+            onward = see(path, calls[path], tensor)
+            return None if onward is None else replace_first_tensor(output, onward)
+
+        return hook
+
+    try:
+        for path, module in modules.items():
+            handles.append(module.register_forward_hook(hook_of(path)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_tensor(output: Any) -> torch.Tensor | None:
+    """The first tensor of a module's output: itself, or the first in a tuple, list or mapping."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list):
+        return next((t for t in map(first_tensor, output) if t is not None), None)
+    return None
+
+
+def replace_first_tensor(output: Any, onward: torch.Tensor) -> Any:
+    """``output`` with its first tensor replaced, of the same type."""
+    if isinstance(output, torch.Tensor):
+        return onward
+    if isinstance(output, Mapping):
+        key = next(k for k, v in output.items() if first_tensor(v) is not None)
+        changed = output.copy() if hasattr(output, "copy") else dict(output)
+        changed[key] = replace_first_tensor(output[key], onward)
+        return changed
+    at = next(i for i, v in enumerate(output) if first_tensor(v) is not None)
+    parts = [*output[:at], replace_first_tensor(output[at], onward), *output[at + 1 :]]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
