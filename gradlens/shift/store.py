@@ -1,0 +1,510 @@
+"""Predictions as files: what a run leaves, what others published, and the cache of what was computed already.
+
+A predictions file is Parquet or CSV with one row per image, ``model, dataset, index|path, label, prediction`` and,
+where known, ``logits`` or ``probabilities``; class names stand in the Parquet metadata, or in CSV in a first line
+``# classes: ["cat", "dog"]``. The files a run writes are predictions files too, so a run can be scored again,
+elsewhere, without its models or its images.
+
+In the files a run writes, ``label`` and ``prediction`` index the same list: the model's classes, then those classes of
+the set that the model does not know. ``argmax(logits) == label`` is therefore what "correct" means, with any library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from gradlens.errors import InputError
+from gradlens.records import Predictions
+from gradlens.runtime import whole_file
+
+MOST_CLASSES = 200_000  # a wild label in a file without class names must not become a billion of them
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """Predictions as read from a file, with what the file knew about their image set.
+
+    Attributes:
+        about: what a run wrote beside them (role, shift, paired_with, checksums, versions); empty for foreign files.
+        source: the file's path.
+    """
+
+    predictions: Predictions
+    about: Mapping[str, Any]
+    source: str
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def file_names(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """A file name for each (model, dataset): ``<model>--<dataset>.parquet`` with ``/`` as ``--``, all different."""
+    names: dict[tuple[str, str], str] = {}
+    for model, dataset in pairs:
+        stem = f"{model}--{dataset}".replace("/", "--").replace("\\", "--").replace("\0", "").lstrip(".")
+        if len(stem.encode()) > 200:  # file systems stop at 255 bytes
+            stem = stem.encode()[:180].decode(errors="ignore") + "-" + hashlib.sha256(stem.encode()).hexdigest()[:12]
+        name, again = stem, 1
+        while f"{name}.parquet" in names.values():  # "a/b" and "a--b" are two models
+            again += 1
+            name = f"{stem}~{again}"
+        names[model, dataset] = f"{name}.parquet"
+    return names
+
+
+def write(path: Path, predictions: Predictions, about: Mapping[str, Any]) -> None:
+    """Write one model's predictions on one image set as Parquet (atomically, the same bytes for the same content).
+
+    Args:
+        path: the file to write.
+        predictions: what to write.
+        about: the image set's role, shift and pairing, and what made the predictions (checksums, versions): for a later
+            run that must not mistake a training set for a test set, and for whoever finds the file alone.
+    """
+    p = predictions
+    names = p.classes + tuple(c for c in p.label_classes if c not in p.classes)
+    position = {name: i for i, name in enumerate(names)}
+    into = np.array([position[c] for c in p.label_classes] + [-1], dtype=np.int64)  # -1, unlabelled, stays -1
+    n = len(p)
+    columns: dict[str, pa.Array] = {
+        "model": pa.array([p.model] * n, pa.string()),
+        "dataset": pa.array([p.dataset] * n, pa.string()),
+    }
+    if n and all(i.isdecimal() and str(int(i)) == i for i in p.ids):
+        columns["index"] = pa.array([int(i) for i in p.ids], pa.int64())
+    else:
+        columns["path"] = pa.array(p.ids, pa.string())
+    columns["label"] = pa.array(into[p.labels] if n else [], pa.int64())
+    columns["prediction"] = pa.array(p.predicted, pa.int64())
+    if p.logits is not None:
+        columns["logits"] = _list_array(p.logits)
+    if p.pairs is not None:
+        columns["pair"] = pa.array(p.pairs, pa.string())
+    metadata = {
+        "classes": json.dumps(p.classes, ensure_ascii=False),
+        "label_classes": json.dumps(names, ensure_ascii=False),
+        "set_classes": json.dumps(p.label_classes, ensure_ascii=False),
+        "gradlens": json.dumps({"schema": 1, **about}, ensure_ascii=False, sort_keys=True),
+    }
+    with whole_file(path) as part:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part, compression="zstd")
+
+
+def _list_array(matrix: np.ndarray) -> pa.ListArray:
+    n, k = matrix.shape
+    offsets = pa.array(np.arange(n + 1, dtype=np.int64) * k, pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)))
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read(paths: Sequence[Path]) -> list[StoredPredictions]:
+    """All predictions in some files, one record per model and dataset, in the order the files name them.
+
+    Rows of one model and dataset may be spread over several files (shards); they are joined by id.
+
+    Raises:
+        InputError: a file is not a predictions file; a row makes no sense; an image was predicted twice.
+    """
+    together: dict[tuple[str, str], StoredPredictions] = {}
+    for path in paths:
+        for found in _read_one(Path(path)):
+            key = found.predictions.model, found.predictions.dataset
+            together[key] = _join(together[key], found) if key in together else found
+    return list(together.values())
+
+
+def _read_one(path: Path) -> list[StoredPredictions]:
+    table, metadata = _open(path)
+    columns = set(table.column_names)
+    id_column = "path" if "path" in columns else "index"
+    scores = next((c for c in ("logits", "probabilities") if c in columns), None)
+    wanted = ["model", "dataset", id_column, "label", "prediction"]
+    missing = [("index or path" if c == "index" else c) for c in wanted if c not in columns]
+    if missing:
+        raise InputError(
+            f"{path}: expected the columns model, dataset, index or path, label, prediction; "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
+            f"(it has {', '.join(table.column_names)})"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"{path}: expected at least one prediction, the file has no rows")
+
+    model, dataset, ids = (_strings(table, c, path) for c in ("model", "dataset", id_column))
+    classes, label_classes, set_classes = (
+        _names(metadata, k, path) for k in ("classes", "label_classes", "set_classes")
+    )
+    label, label_names = _codes(table, "label", path, missing_is_unlabelled=True)
+    prediction, prediction_names = _codes(table, "prediction", path, missing_is_unlabelled=False)
+    if (label_names is None) != (prediction_names is None) and (label >= 0).any():
+        raise InputError(f"{path}: expected label and prediction of one kind, one holds numbers and the other names")
+    matrix = _matrix(table, scores, path) if scores else None
+
+    if prediction_names is not None:
+        if classes is None and matrix is not None:
+            raise InputError(f"{path}: {scores} need class names in their order, in the metadata key 'classes'")
+        known = classes or tuple(sorted({*prediction_names, *(label_names or ())}))
+        prediction = _by_name(prediction, prediction_names, known, "prediction", path)
+        if label_names is not None:
+            label_classes = label_classes or (known if classes is None else _with(known, label_names))
+            label = _by_name(label, label_names, label_classes, "label", path)
+        classes, label_classes = known, label_classes or known
+    elif classes is None:
+        k = matrix.shape[1] if matrix is not None else int(max(label.max(), prediction.max())) + 1
+        if k > MOST_CLASSES:
+            raise InputError(f"{path}: label or prediction {k - 1} would mean {k} classes; the most is {MOST_CLASSES}")
+        classes = tuple(f"class_{i}" for i in range(k))
+    label_classes = label_classes or classes
+    _in_range(label, len(label_classes), "label", path, lowest=-1)
+    _in_range(prediction, len(classes), "prediction", path, lowest=0)
+    if matrix is not None:
+        matrix = _checked_scores(matrix, scores == "probabilities", prediction, len(classes), path)
+    if set_classes is not None and set(set_classes) <= set(label_classes):
+        own = {name: i for i, name in enumerate(set_classes)}
+        into = np.array([own.get(c, -2) for c in label_classes] + [-1], dtype=np.int64)
+        label = into[label]
+        _in_range(label, len(set_classes), "label", path, lowest=-1)
+        label_classes = set_classes
+
+    pairs = np.array(table["pair"].to_pylist(), dtype=object) if "pair" in columns else None
+    about = _about(metadata)
+    found = []
+    for rows in _groups(model, dataset):
+        first = rows[0]
+        own_ids = tuple(ids[rows].tolist())
+        if len(set(own_ids)) != len(own_ids):
+            twice = next(i for i in own_ids if own_ids.count(i) > 1)
+            raise InputError(
+                f"{path}: expected one row per model, dataset and {id_column}; "
+                f"{model[first]} on {dataset[first]} has {id_column} {twice} more than once"
+            )
+        found.append(
+            StoredPredictions(
+                Predictions(
+                    model=model[first],
+                    dataset=dataset[first],
+                    classes=classes,
+                    label_classes=label_classes,
+                    ids=own_ids,
+                    labels=label[rows],
+                    predicted=prediction[rows],
+                    logits=None if matrix is None else matrix[rows],
+                    pairs=None if pairs is None else tuple(pairs[rows].tolist()),
+                ),
+                about=about,
+                source=str(path),
+            )
+        )
+    return found
+
+
+def _open(path: Path) -> tuple[pa.Table, dict[str, str]]:
+    """The table and its metadata; for CSV the metadata are ``# key: JSON`` lines before the header."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected a predictions file (Parquet or CSV), there is no such file")
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) == b"PAR1":
+                table = pq.read_table(path)
+                raw = table.schema.metadata or {}
+                return table, {k.decode(errors="replace"): v.decode(errors="replace") for k, v in raw.items()}
+        if path.suffix.lower() in (".parquet", ".pq"):
+            raise InputError(f"{path}: is called Parquet but is not; write it again or give it its own ending")
+        metadata: dict[str, str] = {}
+        skip = 0
+        with path.open(encoding="utf-8-sig") as text:
+            for line in text:
+                if not line.startswith("#"):
+                    break
+                key, _, value = line[1:].partition(":")
+                metadata[key.strip()] = value.strip()
+                skip += 1
+        options = pa_csv.ReadOptions(skip_rows=skip)
+        as_text = pa_csv.ConvertOptions(column_types={c: pa.string() for c in ("model", "dataset", "path", "pair")})
+        return pa_csv.read_csv(path, options, convert_options=as_text), metadata
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path}: expected Parquet or a CSV file in UTF-8: {err.reason}") from None
+    except (pa.ArrowException, OSError) as err:
+        if isinstance(err, OSError) and err.errno is not None:
+            raise
+        raise InputError(f"{path}: cannot be read as predictions: {str(err).splitlines()[0]}") from None
+
+
+def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        about = json.loads(metadata.get("gradlens", "{}"))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _names(metadata: Mapping[str, str], key: str, path: Path) -> tuple[str, ...] | None:
+    """Class names from the metadata: our own keys, else (for ``classes``) those of the Hugging Face layout."""
+    names: Any = None
+    try:
+        if key in metadata:
+            names = json.loads(metadata[key])
+        elif key == "classes" and "huggingface" in metadata:
+            features = json.loads(metadata["huggingface"])["info"]["features"]
+            names = next(
+                (features[c]["names"] for c in ("prediction", "label") if "names" in features.get(c, {})), None
+            )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        if key not in metadata:
+            return None
+        names = ()
+    if names is None:
+        return None
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise InputError(f"{path}: expected a JSON list of class names under the metadata key {key!r}")
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}: class names under the metadata key {key!r} are not unique")
+    return tuple(names)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _strings(table: pa.Table, column: str, path: Path) -> np.ndarray:
+    """A column as an object array of strings, none of them missing or empty."""
+    values = _plain(table[column])
+    if pa.types.is_nested(values.type):
+        raise InputError(f"{path}: expected text or numbers in the column {column}, it holds {values.type}")
+    text = values.cast(pa.string())
+    bad = pc.or_kleene(pc.is_null(text), pc.equal(text, ""))
+    if pc.any(bad).as_py():
+        row = int(np.nonzero(bad.to_numpy(zero_copy_only=False))[0][0]) + 1
+        raise InputError(f"{path}: {column} is missing in row {row}")
+    return np.asarray(text.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def _codes(
+    table: pa.Table, column: str, path: Path, *, missing_is_unlabelled: bool
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """A column of class indices or class names: (N,) int64, and the names it indexes (``None`` for plain indices)."""
+    values = _plain(table[column])
+    null = pc.is_null(values).to_numpy(zero_copy_only=False)
+    if null.any() and not missing_is_unlabelled:
+        raise InputError(f"{path}: {column} is missing in row {int(np.nonzero(null)[0][0]) + 1}")
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.full(len(values), -1, dtype=np.int64), None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = values.to_numpy(zero_copy_only=False)
+        names = tuple(sorted({t for t in text if t is not None}))
+        numeric = [t for t in names if t.strip().lstrip("+-").isdecimal()]
+        if numeric and len(numeric) < len(names):
+            odd = next(t for t in names if t not in set(numeric))
+            row = int(np.nonzero(text == odd)[0][0]) + 1
+            raise InputError(
+                f"{path}: {column} in row {row} is {odd!r}, where other rows hold numbers like {numeric[0]}"
+            )
+        position = {name: i for i, name in enumerate(names)}
+        return np.array([-1 if t is None else position[t] for t in text], dtype=np.int64), names
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise InputError(f"{path}: expected class indices or class names in the column {column}, it holds {kind}")
+    numbers = pc.fill_null(values.cast(pa.float64()), -1.0).to_numpy(zero_copy_only=False)
+    odd_rows = np.nonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53))[0]
+    if len(odd_rows):
+        row = int(odd_rows[0])
+        raise InputError(f"{path}: expected whole numbers in the column {column}, row {row + 1} has {numbers[row]}")
+    return numbers.astype(np.int64), None
+
+
+def _with(known: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    return known + tuple(n for n in more if n not in known)
+
+
+def _by_name(codes: np.ndarray, names: tuple[str, ...], known: tuple[str, ...], column: str, path: Path) -> np.ndarray:
+    position = {name: i for i, name in enumerate(known)}
+    unknown = [n for n in names if n not in position]
+    if unknown:
+        shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+        raise InputError(f"{path}: the {column} {unknown[0]!r} is not among the file's classes ({shown})")
+    return np.array([position[n] for n in names] + [-1], dtype=np.int64)[codes]
+
+
+def _in_range(codes: np.ndarray, k: int, column: str, path: Path, *, lowest: int) -> None:
+    bad = np.nonzero((codes < lowest) | (codes >= k))[0]
+    if len(bad):
+        raise InputError(
+            f"{path}: expected a {column} between 0 and {k - 1} ({k} classes), "
+            f"row {int(bad[0]) + 1} has {codes[bad[0]]}"
+        )
+
+
+def _matrix(table: pa.Table, column: str, path: Path) -> np.ndarray:
+    """A column of equally long lists of numbers (or, in CSV, of their JSON) as an (N, K) float64 array."""
+    values = _plain(table[column])
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        try:
+            values = pa.chunked_array([pa.array([json.loads(t) for t in values.to_pylist()], pa.list_(pa.float64()))])
+        except (ValueError, TypeError, pa.ArrowException):
+            raise InputError(f"{path}: expected a JSON list of numbers in each row of the column {column}") from None
+    kind = values.type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not listed or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise InputError(f"{path}: expected a list of numbers per row in the column {column}, it holds {kind}")
+    flat = values.combine_chunks()
+    if isinstance(flat, pa.ChunkedArray):
+        flat = pa.concat_arrays(flat.chunks)
+    lengths = pc.fill_null(pc.list_value_length(flat), 0).to_numpy(zero_copy_only=False)
+    if lengths.min() != lengths.max() or lengths[0] == 0:
+        row = int(np.nonzero(lengths != lengths[0])[0][0]) if lengths[0] else 0
+        raise InputError(
+            f"{path}: expected {column} of the same length in every row, row 1 has {lengths[0]} and row {row + 1} "
+            f"has {lengths[row]}"
+        )
+    numbers = pc.fill_null(flat.flatten().cast(pa.float64()), float("nan"))
+    return np.asarray(numbers.to_numpy(zero_copy_only=False)).reshape(len(flat), int(lengths[0]))
+
+
+def _checked_scores(matrix: np.ndarray, probabilities: bool, prediction: np.ndarray, k: int, path: Path) -> np.ndarray:
+    """Logits (float32) from logits or probabilities that agree with the predictions."""
+    what = "probabilities" if probabilities else "logits"
+    if matrix.shape[1] != k:
+        raise InputError(f"{path}: expected {k} {what} per row (one per class), got {matrix.shape[1]}")
+    odd = np.nonzero(~np.isfinite(matrix).all(axis=1))[0]
+    if len(odd):
+        raise InputError(f"{path}: expected finite {what}, row {int(odd[0]) + 1} has one that is not")
+    if probabilities:
+        odd = np.nonzero((matrix.min(axis=1) < 0) | (np.abs(matrix.sum(axis=1) - 1) > 1e-2))[0]
+        if len(odd):
+            row = int(odd[0])
+            raise InputError(
+                f"{path}: expected probabilities of at least 0 that sum to 1, those of row {row + 1} sum to "
+                f"{matrix[row].sum():.6g} with {matrix[row].min():.6g} as the smallest"
+            )
+        # softmax(log p) = p; a probability of exactly 0 becomes the smallest normal float instead of -inf
+        matrix = np.log(np.maximum(matrix, np.finfo(np.float32).tiny))
+    rows = np.arange(len(matrix))
+    odd = np.nonzero(matrix[rows, prediction] < matrix.max(axis=1))[0]
+    if len(odd):
+        row = int(odd[0])
+        raise InputError(
+            f"{path}: row {row + 1} predicts class {prediction[row]}, but its largest entry in {what} is that of class "
+            f"{int(matrix[row].argmax())}"
+        )
+    return matrix.astype(np.float32)
+
+
+def _groups(model: np.ndarray, dataset: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of each (model, dataset), in the order of their first rows."""
+    _, m = np.unique(model, return_inverse=True)
+    _, d = np.unique(dataset, return_inverse=True)
+    _, first, group = np.unique(m * (d.max() + 1) + d, return_index=True, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(group))[:-1])
+    return [parts[i] for i in np.argsort(first)]
+
+
+def _join(a: StoredPredictions, b: StoredPredictions) -> StoredPredictions:
+    p, q = a.predictions, b.predictions
+    where = f"{p.model} on {p.dataset}"
+    if (p.classes, p.label_classes) != (q.classes, q.label_classes):
+        raise InputError(f"{where}: {a.source} and {b.source} have different classes")
+    if (p.logits is None) != (q.logits is None):
+        raise InputError(f"{where}: only one of {a.source} and {b.source} has logits")
+    twice = set(p.ids) & set(q.ids)
+    if twice:
+        raise InputError(f"{where}: {min(twice)} is both in {a.source} and in {b.source}")
+    joined = replace(
+        p,
+        ids=p.ids + q.ids,
+        labels=np.concatenate([p.labels, q.labels]),
+        predicted=np.concatenate([p.predicted, q.predicted]),
+        logits=None if p.logits is None or q.logits is None else np.concatenate([p.logits, q.logits]),
+        pairs=None if p.pairs is None or q.pairs is None else p.pairs + q.pairs,
+    )
+    return replace(a, predictions=joined)
+
+
+# ---------------------------------------------------------------------------------------------- the cache
+
+
+@dataclass
+class Outputs:
+    """What a model said about some images: logits by image id, or why there are none."""
+
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self.logits or image in self.skipped
+
+    def __len__(self) -> int:
+        return len(self.logits) + len(self.skipped)
+
+    def update(self, other: Outputs) -> None:
+        """Take over everything that ``other`` knows."""
+        self.logits.update(other.logits)
+        self.skipped.update(other.skipped)
+
+
+class OutputStore:
+    """Outputs on disk, kept under a key that says what made them. Parts of one key are merged by image id.
+
+    A part is written whole or not at all, never changed, and named by what it holds, so that any number of processes
+    may write into one store, and a process that is killed loses only what it had not written yet.
+
+    Args:
+        roots: folders that are read; the first one is written to.
+    """
+
+    def __init__(self, *roots: Path) -> None:
+        self.roots = roots
+
+    def load(self, key: str) -> Outputs:
+        """Everything that is known under ``key``; parts that cannot be read count as not there."""
+        outputs = Outputs()
+        for root in self.roots:
+            for part in sorted((root / key).glob("*.parquet")):
+                try:
+                    table = pq.read_table(part)
+                    ids, reasons, rows = (table[c] for c in ("id", "reason", "logits"))
+                except (pa.ArrowException, OSError, KeyError):
+                    continue
+                for image, reason, logits in zip(ids.to_pylist(), reasons.to_pylist(), rows, strict=True):
+                    if reason is None:
+                        outputs.logits[image] = np.asarray(logits.values, dtype=np.float32)
+                    else:
+                        outputs.skipped[image] = reason
+        return outputs
+
+    def save(self, key: str, outputs: Outputs, about: Mapping[str, Any]) -> Path | None:
+        """Add a part under ``key``; ``about`` is what the key was made of, for whoever opens the file."""
+        if not len(outputs):
+            return None
+        ids = [*outputs.logits, *outputs.skipped]
+        rows = [*outputs.logits.values(), *([None] * len(outputs.skipped))]
+        table = pa.table(
+            {
+                "id": pa.array(ids, pa.string()),
+                "logits": pa.array(rows, pa.list_(pa.float32())),
+                "reason": pa.array([None] * len(outputs.logits) + list(outputs.skipped.values()), pa.string()),
+            },
+            metadata={"about": json.dumps(dict(about), sort_keys=True)},
+        )
+        name = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:24]
+        path = self.roots[0] / key / f"{name}.parquet"
+        with whole_file(path) as part:
+            pq.write_table(table, part, compression="zstd")
+        return path
+
+
+def key_of(about: Mapping[str, Any]) -> str:
+    """The name under which outputs are kept: a hash of everything that can change them."""
+    return hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode()).hexdigest()
