@@ -22,6 +22,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -174,14 +175,17 @@ class Counts:
         k = (sums.shape[1] - 1) // 3
         return cls(sums[:, 0], *(sums[:, 1 + i * k : 1 + (i + 1) * k] for i in range(3)))
 
+    @cached_property
     def recall(self) -> np.ndarray:
         """(B, K); 0 where a class has no images."""
         return _ratio(self.hits, self.truths)
 
+    @cached_property
     def precision(self) -> np.ndarray:
         """(B, K); 0 where a class was never predicted."""
         return _ratio(self.hits, self.calls)
 
+    @cached_property
     def f1(self) -> np.ndarray:
         """(B, K); 0 where a class has no images and was never predicted."""
         return _ratio(2 * self.hits, self.truths + self.calls)
@@ -291,43 +295,43 @@ def topk(g: Grades) -> np.ndarray:
 @metric("macro_f1", "Macro-F1")
 def macro_f1(c: Counts) -> np.ndarray:
     """Mean over the classes with images of F1 = 2 TP / (2 TP + FP + FN), in [0, 1]. Van Rijsbergen 1979."""
-    return c.macro(c.f1())
+    return c.macro(c.f1)
 
 
 @metric("weighted_f1", "Weighted F1")
 def weighted_f1(c: Counts) -> np.ndarray:
     """Mean F1 of the classes weighted by their images, in [0, 1]."""
-    return c.weighted(c.f1())
+    return c.weighted(c.f1)
 
 
 @metric("balanced_accuracy", "Balanced accuracy")
 def balanced_accuracy(c: Counts) -> np.ndarray:
     """Mean recall of the classes with images, in [0, 1]: accuracy as if they were equally frequent. Brodersen 2010."""
-    return c.macro(c.recall())
+    return c.macro(c.recall)
 
 
 @metric("macro_precision", "Macro precision")
 def macro_precision(c: Counts) -> np.ndarray:
     """Mean precision of the classes with images, in [0, 1]."""
-    return c.macro(c.precision())
+    return c.macro(c.precision)
 
 
 @metric("macro_recall", "Macro recall")
 def macro_recall(c: Counts) -> np.ndarray:
     """Mean recall of the classes with images, in [0, 1]: the other name of balanced accuracy."""
-    return c.macro(c.recall())
+    return c.macro(c.recall)
 
 
 @metric("weighted_precision", "Weighted precision")
 def weighted_precision(c: Counts) -> np.ndarray:
     """Mean precision of the classes weighted by their images, in [0, 1]."""
-    return c.weighted(c.precision())
+    return c.weighted(c.precision)
 
 
 @metric("weighted_recall", "Weighted recall")
 def weighted_recall(c: Counts) -> np.ndarray:
     """Mean recall of the classes weighted by their images, in [0, 1]: the other name of accuracy."""
-    return c.weighted(c.recall())
+    return c.weighted(c.recall)
 
 
 @metric("ece", "Calibration error", sums="grades", better="lower")
@@ -357,7 +361,7 @@ def worst_class_recall(c: Counts) -> np.ndarray:
 
     The smallest of several noisy recalls is biased downwards, and more so in resamples: read the interval as wide.
     """
-    return np.where(c.truths > 0, c.recall(), np.inf).min(axis=1)
+    return np.where(c.truths > 0, c.recall, np.inf).min(axis=1)
 
 
 # --- from images to sums ---------------------------------------------------------------------------------------------
@@ -579,7 +583,7 @@ def per_class(predictions: Predictions, classes: Sequence[str] | None = None) ->
     if not len(scored):
         return []
     total = columns_of(scored).total("counts")
-    columns = zip(scored.classes, total.truths[0], total.precision()[0], total.recall()[0], total.f1()[0], strict=True)
+    columns = zip(scored.classes, total.truths[0], total.precision[0], total.recall[0], total.f1[0], strict=True)
     return [
         {
             "model": scored.model,

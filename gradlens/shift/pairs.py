@@ -1,0 +1,138 @@
+"""Two models on one image set: is one better, and do they err on the same images?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtr
+from scipy.stats import binom
+
+from gradlens.records import Predictions
+from gradlens.shift.metrics import Scored, on_classes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on the images both were scored on.
+
+    Attributes:
+        model_a, model_b, dataset: names.
+        n: images.
+        b: images that only ``model_a`` gets right.
+        c: images that only ``model_b`` gets right.
+        p_exact, p_mid: McNemar's test of equal accuracy, see :func:`mcnemar`.
+        p_holm: ``p_exact`` corrected for all pairs compared on this set, see :func:`holm`.
+        agreement: share of images on which both say the same class, in [0, 1].
+        kappa: error consistency, see :func:`error_consistency`; ``nan`` where it is not defined.
+        family: how many pairs ``p_holm`` is corrected for.
+    """
+
+    model_a: str
+    model_b: str
+    dataset: str
+    n: int
+    b: int
+    c: int
+    p_exact: float
+    p_mid: float
+    p_holm: float
+    agreement: float
+    kappa: float
+    family: int
+
+
+def mcnemar(b: int, c: int) -> tuple[float, float]:
+    """(exact, mid-p) two-sided p values of McNemar's test from the discordant counts; (1, 1) where there are none.
+
+    Under equal accuracy the b of b + c discordant images are binomial with p = 1/2. Exact: twice the smaller tail, at
+    most 1. Mid-p: twice the tail that counts half of the observed count; less conservative, and about as valid.
+    McNemar 1947; Fagerland, Lydersen & Laake 2013, "The McNemar test for binary matched-pairs data".
+    """
+    n, k = b + c, min(b, c)
+    if n == 0:
+        return 1.0, 1.0
+    tail = float(bdtr(k, n, 0.5))
+    return min(1.0, 2 * tail), min(1.0, 2 * tail - float(binom.pmf(k, n, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for the size of their family, in [0, 1], in the given order.
+
+    The i-th smallest of m is multiplied by m - i + 1 and never smaller than the one before. Holm 1979.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(value) for value in corrected]
+
+
+def error_consistency(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Kappa of being right together, in [-1, 1]: 0 as often as two independent models of these accuracies, 1 always.
+
+    ``nan`` where chance alone makes them consistent on every image (both always right, or both always wrong).
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour ... by measuring error
+    consistency".
+
+    Args:
+        right_a, right_b: (n,) bool.
+    """
+    if not len(right_a):
+        return math.nan
+    p, q = right_a.mean(), right_b.mean()
+    expected = p * q + (1 - p) * (1 - q)
+    if expected == 1:
+        return math.nan
+    return float(((right_a == right_b).mean() - expected) / (1 - expected))
+
+
+def compare(predictions: Sequence[Predictions]) -> list[dict[str, Any]]:
+    """Rows of ``pairs.csv``: every two of the models, each over all classes and images both were scored on, unmasked.
+
+    The keys are the attributes of :class:`Pair`, in order. Fewer than two models give no rows.
+
+    Raises:
+        ValueError: the predictions are not all of one set, or two are of one model.
+        InputError: class names are ambiguous, or logits are not finite.
+    """
+    if len({p.dataset for p in predictions}) > 1:
+        raise ValueError(f"pairs are compared on one set, got {sorted({p.dataset for p in predictions})}")
+    if len({p.model for p in predictions}) < len(predictions):
+        raise ValueError("a model was given twice")
+    # the answers are needed under their own names, also those outside the set's classes
+    scored = [(on_classes(replace(p, logits=None)), dict(zip(p.ids, p.predicted, strict=True)), p) for p in predictions]
+    pairs = [_pair(*first, *second) for first, second in combinations(scored, 2)]
+    corrected = holm([pair.p_exact for pair in pairs])
+    return [asdict(replace(pair, p_holm=p, family=len(pairs))) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def _pair(
+    a: Scored, said_a: dict[str, int], pa: Predictions, b: Scored, said_b: dict[str, int], pb: Predictions
+) -> Pair:
+    place = {name: i for i, name in enumerate(b.ids)}
+    at_a = np.array([i for i, name in enumerate(a.ids) if name in place], dtype=np.int64)
+    at_b = np.array([place[a.ids[i]] for i in at_a], dtype=np.int64)
+    right_a, right_b = a.correct[at_a], b.correct[at_b]
+    ids = [a.ids[i] for i in at_a]
+    same = [pa.classes[said_a[name]] == pb.classes[said_b[name]] for name in ids]
+    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    exact, mid = mcnemar(only_a, only_b)
+    return Pair(
+        model_a=a.model,
+        model_b=b.model,
+        dataset=a.dataset,
+        n=len(ids),
+        b=only_a,
+        c=only_b,
+        p_exact=exact,
+        p_mid=mid,
+        p_holm=exact,
+        agreement=float(np.mean(same)) if same else math.nan,
+        kappa=error_consistency(right_a, right_b),
+        family=1,
+    )
