@@ -75,13 +75,22 @@ def decode(source: bytes | Path, name: str) -> np.ndarray:
         image = _open(stream, name)
         try:
             image.load()
-            upright = _TRANSPOSE.get(_orientation(image))
-            rgb = _to_rgb(image, name)
-            return np.asarray(rgb.transpose(upright) if upright is not None else rgb)
+            return pixels_of(image, name)
         except InputError:
             raise
         except Exception as err:  # Pillow's plugins raise whatever damaged bytes lead them to
             raise InputError(f"{name}: expected a whole {image.format} image, but its data is damaged: {err}") from err
+
+
+def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    """An image that Pillow has opened, by the same policy: uint8 array (H, W, 3), RGB, upright.
+
+    Raises:
+        InputError: its values have no defined white.
+    """
+    upright = _TRANSPOSE.get(_orientation(image))
+    rgb = _to_rgb(image, name)
+    return np.asarray(rgb.transpose(upright) if upright is not None else rgb)
 
 
 def decode_mask(source: bytes | Path, name: str) -> np.ndarray:
@@ -91,6 +100,13 @@ def decode_mask(source: bytes | Path, name: str) -> np.ndarray:
         InputError: as :func:`decode`.
     """
     return np.asarray(decode(source, name)[..., 1] > 127)
+
+
+def file_ending(source: bytes | Path) -> str:
+    """The usual ending for the format of an image that decodes, such as ``".jpg"``."""
+    with _opened(source, "image") as stream, _pillow_is_silent():
+        kind = _open(stream, "image").format or ""
+    return {"JPEG": ".jpg", "MPO": ".jpg", "DIB": ".bmp", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
 
 
 @contextmanager

@@ -4,36 +4,68 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradlens.data import probe_sets
 from gradlens.data.folders import images_from_paths, open_folder
 from gradlens.data.image_set import ImageSet, decoded
 from gradlens.errors import InputError, NotFoundError
+from gradlens.runtime import Runtime
 
-__all__ = ["ImageSet", "decoded", "images_from_paths", "open_source"]
+__all__ = ["FORMS", "ImageSet", "decoded", "images_from_paths", "open_source"]
 
 FORMS = (
-    "a SOURCE is a probe set's name, a folder, a .parquet, .npz or .tar file, "
-    "torchvision:NAME:SPLIT[:ROOT] or hf:REPO[:CONFIG]:SPLIT"
+    "a probe set's name, a folder, a .parquet, .npz or .tar file, torchvision:NAME:SPLIT[:ROOT], "
+    "hf:REPO[:CONFIG]:SPLIT, each with @MAP.toml to map classes"
 )
 
 
-def open_source(spec: str, *, offline: bool = False) -> ImageSet:
+def open_source(spec: str, *, offline: bool = False, runtime: Runtime | None = None) -> ImageSet:
     """The image set that a SOURCE names.
 
     Args:
-        spec: one of the forms of :data:`FORMS`.
+        spec: one of the forms of :data:`FORMS`. A probe set's name is looked up before a path of the same name;
+            ``./name`` is always the path.
         offline: look nothing up on a network.
+        runtime: shows the progress of a set that must be rendered first.
 
     Raises:
         NotFoundError: there is nothing of that name.
         InputError: there is, and it is not what it should be.
+        InstallationError: the source needs a package that is not installed.
     """
+    source, at, mapping = spec.rpartition("@")
+    if not (at and source and mapping.endswith(".toml")) or Path(spec).exists():
+        return _open(spec, offline, runtime)
+    from gradlens.data.sources.mapping import ClassMap, map_classes
+
+    return map_classes(_open(source, offline, runtime), ClassMap.read(Path(mapping)), mapping)
+
+
+def _open(spec: str, offline: bool, runtime: Runtime | None) -> ImageSet:
+    if spec.startswith(("torchvision:", "hf:")):
+        from gradlens.data.sources import hub
+
+        return hub.open_torchvision(spec, offline) if spec.startswith("torchvision:") else hub.open_hub(spec, offline)
+    if not spec:
+        raise InputError(f"expected {FORMS}; got an empty name")
+    sets = probe_sets.known()
+    if spec in sets:
+        return probe_sets.open_probe_set(sets[spec], runtime)
     path = Path(spec)
     if path.is_dir():
-        return open_folder(path)
-    if path.suffix == ".parquet" and path.exists():
+        has_manifest = (path / probe_sets.MANIFEST).is_file()
+        return probe_sets.open_probe_set(path, runtime) if has_manifest else open_folder(path)
+    if spec.endswith(".tar") and (path.exists() or "{" in spec):
+        from gradlens.data.sources.tar import open_tar
+
+        return open_tar(spec)
+    if not path.exists():
+        raise NotFoundError("image set", spec, sets, hint=f"a SOURCE is {FORMS}")
+    if path.suffix == ".parquet":
         from gradlens.data.sources.parquet import open_parquet
 
         return open_parquet(path)
-    if path.exists():
-        raise InputError(f"{spec}: {FORMS}")
-    raise NotFoundError("image set", spec, hint=FORMS)
+    if path.suffix == ".npz":
+        from gradlens.data.sources.npz import open_npz
+
+        return open_npz(path)
+    raise InputError(f"{spec}: expected {FORMS}; got a file that ends in {path.suffix or 'nothing'}")

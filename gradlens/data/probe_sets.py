@@ -1,0 +1,426 @@
+"""Probe sets: named image sets in folders that carry their own description, and where they are found.
+
+``probe_sets/<name>/`` holds ``probe.toml`` (a :class:`Manifest`), ``images.csv`` (one row per image: path, class, pair,
+severity, sha256, mask, then one column per factor), images in class folders, and masks below ``_masks/``. A set of kind
+``rendered`` commits no images: they are rendered into the cache folder by its recipe when first used.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gradlens.data.folders import Files, not_an_image, open_folder, remarks_on
+from gradlens.data.image_set import ImageSet, sha256_of
+from gradlens.errors import InputError, NotFoundError
+from gradlens.records import Role, Sample, Skipped
+from gradlens.runtime import Runtime, bundled, cache_dir, versions
+
+MANIFEST, TABLE = "probe.toml", "images.csv"
+COLUMNS = ("path", "class", "pair", "severity", "sha256", "mask")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(BaseModel):
+    """``probe.toml``: what a probe set is.
+
+    Attributes:
+        schema_version: 1 (written ``schema``).
+        name: the folder's name.
+        title: for tables and figures.
+        kind: ``images`` lie in the folder, ``rendered`` ones are made by the recipe when first used.
+        role: what the images are for.
+        shift: what was changed against the training data; ``none`` in distribution.
+        classes: all class names, also those without an image.
+        paired_with: the set whose images the ``pair`` column names.
+        images: how many there are; sha256: of ``images.csv``.
+        recipe: what the renderer needs to make the images again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str = ""
+    kind: Literal["images", "rendered"] = "images"
+    role: Role = "probe"
+    shift: str
+    description: str = ""
+    classes: Annotated[list[str], Field(min_length=1)]
+    paired_with: str | None = None
+    source: str = ""
+    licence: str = ""
+    seed: int | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    sha256: Sha256 | None = None
+    recipe: dict[str, Any] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
+            raise ValueError("a class is named twice")
+        return names
+
+    @model_validator(mode="after")
+    def _rendered_by_recipe(self) -> Manifest:
+        if self.kind == "rendered" and self.recipe is None:
+            raise ValueError("a set of kind 'rendered' needs a [recipe]")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """The manifest in a file.
+
+        Raises:
+            InputError: there is none, it is not TOML, or a field is missing, unknown or wrong; names the field.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: expected a probe set's manifest, but there is no such file") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+            raise InputError(f"{path}: expected TOML: {err}") from err
+        try:
+            return cls.model_validate(table)
+        except ValidationError as err:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'table'}: {e['msg']}" for e in err.errors())
+            raise InputError(f"{path}: {wrong}") from None
+
+    def to_toml(self) -> str:
+        """The text of its ``probe.toml``."""
+        fields = self.model_dump(by_alias=True, exclude_none=True)
+        recipe = fields.pop("recipe", None)
+        lines = [f"{key} = {_toml(value)}" for key, value in fields.items() if value != ""]
+        if recipe is not None:
+            lines += ["", "[recipe]", *(f"{key} = {_toml(value)}" for key, value in recipe.items())]
+        return "\n".join(lines) + "\n"
+
+
+def places() -> list[Path]:
+    """Folders of probe sets, in the order they are searched: ``./probe_sets``, then those that come with gradlens."""
+    return [Path("probe_sets"), bundled("probe_sets")]
+
+
+def known(where: Iterable[Path] | None = None) -> dict[str, Path]:
+    """Names and folders of all probe sets, sorted by name; the first place that has a name wins.
+
+    A folder of class folders without a manifest counts as well.
+    """
+    found: dict[str, Path] = {}
+    for place in places() if where is None else where:
+        for folder in sorted(place.iterdir()) if place.is_dir() else ():
+            if folder.is_dir() and folder.name[0] not in "._":
+                found.setdefault(folder.name, folder)
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> Path:
+    """The folder of the probe set of that name.
+
+    Raises:
+        NotFoundError: there is none; suggests near names.
+    """
+    sets = known()
+    if name not in sets:
+        raise NotFoundError("probe set", name, sets)
+    return sets[name]
+
+
+def open_probe_set(folder: Path, runtime: Runtime | None = None) -> ImageSet:
+    """The image set in a folder that may have a manifest; a ``rendered`` one is rendered on first use.
+
+    Raises:
+        InputError: the manifest or the table of images is wrong, or the table is not the one the manifest describes.
+    """
+    if not (folder / MANIFEST).is_file():
+        return open_folder(folder, role="probe")
+    manifest = Manifest.read(folder / MANIFEST)
+    remarks: list[str] = []
+    where = folder
+    if manifest.kind == "rendered":
+        where = rendered(manifest, runtime)
+        if manifest.sha256 is not None and sha256_of(where / TABLE) != manifest.sha256:
+            remarks.append("rendered here it differs from the published images (other versions of OpenCV or NumPy?)")
+    elif manifest.sha256 is not None and sha256_of(_table(where)) != manifest.sha256:
+        raise InputError(
+            f"{where / TABLE}: its sha256 is not the one in {MANIFEST}: one of them was changed; "
+            f"see: gradlens probe check {folder}"
+        )
+    if not (where / TABLE).is_file():
+        plain = open_folder(where, role=manifest.role, name=manifest.name)
+        return _with_classes(replace(plain, shift=manifest.shift, paired_with=manifest.paired_with), manifest)
+    rows = read_table(where / TABLE, manifest.classes)
+    position = {c: i for i, c in enumerate(manifest.classes)}
+    samples = tuple(
+        Sample(
+            id=row["path"],
+            label=position[row["class"]],
+            pair=row["pair"] or None,
+            severity=int(row["severity"]) if row["severity"] else None,
+            factors={k: _value(v) for k, v in row.items() if k not in COLUMNS},
+        )
+        for row in rows
+    )
+    listed = {row["path"] for row in rows}
+    return ImageSet(
+        name=manifest.name,
+        role=manifest.role,
+        classes=tuple(manifest.classes),
+        samples=samples,
+        location=str(where),
+        store=Files([where / row["path"] for row in rows], [where / r["mask"] if r["mask"] else None for r in rows]),
+        rows=tuple(range(len(samples))),
+        paired_with=manifest.paired_with,
+        shift=manifest.shift,
+        skipped=tuple(Skipped(str(p), f"not listed in {TABLE}") for p in _unlisted(where, listed)),
+        remarks=(*remarks, *remarks_on(manifest.classes, samples)),
+    )
+
+
+def read_table(path: Path, classes: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of an ``images.csv``; columns that are absent read as empty.
+
+    Raises:
+        InputError: not a table, a column or value is missing or wrong, a path leaves the folder or stands there twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"{path}: expected a table of images as UTF-8 CSV: {err}") from err
+    reader = csv.DictReader(text.splitlines())
+    header = reader.fieldnames or []
+    if missing := [c for c in ("path", "class") if c not in header]:
+        raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
+    classes, seen = set(classes), set()
+    rows = []
+    for number, raw in enumerate(reader, start=2):
+        if None in raw or None in raw.values():
+            raise InputError(f"{path}:{number}: expected {len(header)} values")
+        row = {**dict.fromkeys(COLUMNS, ""), **raw}
+        for column in ("path", "mask"):
+            if row[column] and not _is_inside(row[column]):
+                raise InputError(f"{path}:{number}: {column} {row[column]!r} leaves the folder")
+        if not row["path"] or row["path"] in seen:
+            raise InputError(f"{path}:{number}: expected a path that no other row has, got {row['path']!r}")
+        if row["class"] not in classes:
+            raise InputError(f"{path}:{number}: class {row['class']!r} is not among those of {MANIFEST}")
+        if row["severity"] and not row["severity"].isdigit():
+            raise InputError(f"{path}:{number}: expected a whole number as severity, got {row['severity']!r}")
+        seen.add(row["path"])
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path}: expected images, got a table without rows")
+    return rows
+
+
+def rendered(manifest: Manifest, runtime: Runtime | None = None) -> Path:
+    """The folder in the cache that holds the images of a ``rendered`` set; renders them unless it is there.
+
+    The folder's name carries a hash of the recipe, of the renderer's source and of the libraries that draw, so that a
+    change of any of them renders anew. It appears complete or not at all, also when two processes render at once.
+    """
+    recipe = manifest.recipe or {}
+    ours = versions()
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    key.update(f"{ours.get('opencv-python')} {ours['numpy']} {ours['pillow']} {_renderer_source()}".encode())
+    final = cache_dir() / "sets" / f"{manifest.name}-{key.hexdigest()[:12]}"
+    if not (final / TABLE).is_file():
+        with whole_folder(final) as folder:
+            materialise(recipe, folder, runtime)
+    return final
+
+
+def materialise(recipe: Mapping[str, Any], folder: Path, runtime: Runtime | None = None) -> None:
+    """Render an image set by its recipe into a folder.
+
+    Raises:
+        InputError: no such generator.
+    """
+    if recipe.get("generator") != "vehicles":
+        raise InputError(f"expected the generator 'vehicles' in [recipe], got {recipe.get('generator')!r}")
+    from gradlens.data import vehicles
+
+    vehicles.materialise(recipe, folder, (runtime or Runtime(quiet=True)).progress)
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A new folder that takes the name ``final`` when the block ends without an exception, unless one came first."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(final)
+        except OSError:
+            if not final.is_dir():  # otherwise another process made the same folder meanwhile
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check(folder: Path, runtime: Runtime | None = None) -> list[str]:
+    """Everything that is wrong with a probe set's folder, one sentence each; empty when it is sound.
+
+    Reads every image and mask, compares every checksum, looks for exact copies inside the set and between it and the
+    set it is paired with, and for ``pair`` ids that the paired set does not have.
+    """
+    try:
+        image_set = open_probe_set(folder, runtime)
+    except InputError as err:
+        return [str(err)]
+    problems = [f"{s.path}: {s.reason}" for s in image_set.skipped]
+    problems += image_set.remarks
+    rows: list[dict[str, str]] = []
+    if (folder / MANIFEST).is_file():
+        manifest = Manifest.read(folder / MANIFEST)
+        if manifest.name != folder.resolve().name:
+            problems.append(f"{MANIFEST} names it {manifest.name!r}, but its folder is {folder.resolve().name!r}")
+        if manifest.images is not None and manifest.images != len(image_set):
+            problems.append(f"{MANIFEST} says {manifest.images} images, but there are {len(image_set)}")
+        if (Path(image_set.location) / TABLE).is_file():
+            rows = read_table(Path(image_set.location) / TABLE, manifest.classes)
+    digests: dict[str, str] = {}
+    for i, sample in enumerate(image_set.samples):
+        try:
+            digest = image_set.digest(i)
+            shape = image_set.read(i).shape[:2]
+            mask = image_set.mask(i)
+        except InputError as err:
+            problems.append(str(err))
+            continue
+        if rows and rows[i]["sha256"] and rows[i]["sha256"] != digest:
+            problems.append(f"{sample.id}: its sha256 is not the one in {TABLE}")
+        if mask is not None and mask.shape != shape:
+            problems.append(f"{sample.id}: its mask has the size {mask.shape}, the image {shape}")
+        if digest in digests:
+            problems.append(f"{sample.id}: an exact copy of {digests[digest]}")
+        digests.setdefault(digest, sample.id)
+    masks = {row["mask"] for row in rows}
+    for path in sorted((Path(image_set.location) / "_masks").rglob("*.png")):
+        if path.relative_to(image_set.location).as_posix() not in masks:
+            problems.append(f"{path}: a mask that no row of {TABLE} names")
+    return problems + list(_pairing_problems(folder, image_set, digests, runtime))
+
+
+def _pairing_problems(
+    folder: Path, image_set: ImageSet, digests: Mapping[str, str], runtime: Runtime | None
+) -> Iterator[str]:
+    pairs = [s for s in image_set.samples if s.pair is not None]
+    if image_set.paired_with is None:
+        if pairs:
+            yield f"{len(pairs)} images name a pair, but {MANIFEST} has no paired_with"
+        return
+    sets = known([folder.resolve().parent, *places()])
+    if image_set.paired_with not in sets:
+        yield f"{MANIFEST} pairs it with {image_set.paired_with!r}, which is not a probe set here"
+        return
+    try:
+        other = open_probe_set(sets[image_set.paired_with], runtime)
+    except InputError as err:
+        yield f"the paired set cannot be read: {err}"
+        return
+    labels = {s.id: _class_of(other, s) for s in other.samples}
+    for sample in pairs:
+        if sample.pair not in labels:
+            yield f"{sample.id}: its pair {sample.pair!r} is not in {other.name}"
+        elif labels[sample.pair] != _class_of(image_set, sample):
+            yield f"{sample.id}: its pair {sample.pair!r} is of the class {labels[sample.pair]!r}"
+    for i, sample in enumerate(other.samples):
+        try:
+            copy = digests.get(other.digest(i))
+        except InputError as err:
+            yield f"in the paired set: {err}"
+            continue
+        if copy is not None:
+            yield f"{copy}: an exact copy of {sample.id} in {other.name}"
+
+
+def _class_of(image_set: ImageSet, sample: Sample) -> str | None:
+    return None if sample.label is None or image_set.classes is None else image_set.classes[sample.label]
+
+
+def _with_classes(plain: ImageSet, manifest: Manifest) -> ImageSet:
+    """A set read from class folders, its labels now indices into the manifest's classes."""
+    unknown = sorted(set(plain.classes or ()) - set(manifest.classes))
+    if plain.classes is None or unknown:
+        what = f"the folders {', '.join(unknown)}" if unknown else "no class folders"
+        raise InputError(f"{plain.location}: expected the classes {', '.join(manifest.classes)}, got {what}")
+    position = {c: i for i, c in enumerate(manifest.classes)}
+    samples = tuple(replace(s, label=position[plain.classes[s.label or 0]]) for s in plain.samples)
+    return replace(
+        plain,
+        classes=tuple(manifest.classes),
+        samples=samples,
+        remarks=tuple(remarks_on(manifest.classes, samples)),
+    )
+
+
+def _table(folder: Path) -> Path:
+    if not (folder / TABLE).is_file():
+        raise InputError(f"{folder / MANIFEST}: it gives the sha256 of {TABLE}, but there is no such file")
+    return folder / TABLE
+
+
+def _unlisted(folder: Path, listed: set[str]) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f[0] not in "._")
+        for file in sorted(files):
+            path = Path(here) / file
+            if not_an_image(path) is None and path.relative_to(folder).as_posix() not in listed:
+                yield path
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and not re.match(r"[A-Za-z]:", path)
+
+
+def _renderer_source() -> str:
+    spec = importlib.util.find_spec("gradlens.data.vehicles")
+    digest = hashlib.sha256()
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _value(text: str) -> str | int | float | None:
+    """A factor as it was meant: a number where it reads as one."""
+    if text == "":
+        return None
+    numbers: tuple[Callable[[str], int | float], ...] = (int, float)
+    for number in numbers:
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, str):  # TOML's basic strings are JSON's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
