@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import time
 import tomllib
@@ -12,29 +13,45 @@ from typing import Any
 
 import click
 
+from gradlens.errors import suggest
 from gradlens.runtime import Runtime
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
-    """Defaults from a TOML file: its top level, then the table named like the command (``[cam]``)."""
+    """Defaults from a TOML file: its top level, then the table named like the command (``[cam]``, ``[zoo.verify]``)."""
     if value is None:
         return None
     try:
         table = tomllib.loads(value.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise click.BadParameter(f"{value} is not TOML: {err}") from None
-    own = table.get(ctx.info_name or "", {})
-    flat = {k: v for k, v in table.items() if not isinstance(v, dict)} | (own if isinstance(own, dict) else {})
-    given = {k.replace("-", "_"): v for k, v in flat.items()}
-    known = {p.name for p in ctx.command.params}
-    # the file may spell an option as on the command line ("model"), which click may store under another name
-    spelled = {
-        opt.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for opt in p.opts if opt.startswith("--")
-    }
-    unknown = [k for k in given if k not in known and k not in spelled]
-    if unknown:
-        raise click.BadParameter(f"{value} sets {unknown[0]!r}, which {ctx.command_path} does not have")
-    ctx.default_map = {**(ctx.default_map or {}), **{spelled.get(k, k): v for k, v in given.items()}}
+    root = ctx.find_root()
+    if isinstance(root.command, click.Group):
+        commands = root.command.list_commands(root)
+        for name, content in table.items():
+            if isinstance(content, dict) and name not in commands:
+                near = suggest(name, commands)
+                hint = f"; did you mean [{near[0]}]?" if near else f"; commands: {', '.join(commands)}"
+                raise click.BadParameter(f"{value} has a table [{name}], which is no command{hint}")
+    given = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    for name in ctx.command_path.split()[1 if ctx.parent else 0 :]:
+        inner = table.get(name, {})
+        table = inner if isinstance(inner, dict) else {}
+        given |= {k: v for k, v in table.items() if not isinstance(v, dict)}
+    # spelled as on the command line ("batch-size", "model"), or as click stores it
+    parameters = {p.name: p for p in ctx.command.params}
+    spelled = {opt.lstrip("-").replace("-", "_"): p for p in ctx.command.params for opt in p.opts} | parameters
+    defaults = {}
+    for name, setting in given.items():
+        parameter = spelled.get(name.replace("-", "_"))
+        if parameter is None or parameter.name is None:
+            near = suggest(name, [str(key) for key in spelled])
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.BadParameter(f"{value} sets {name!r}, which {ctx.command_path} does not have{hint}")
+        if parameter.multiple and not isinstance(setting, list):  # click would take a word for a list of letters
+            setting = [setting]
+        defaults[parameter.name] = setting
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return value
 
 
@@ -108,10 +125,19 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_folder(verb: str, out: Path | None) -> Path:
-    """The folder of this run: ``--out``, else ``runs/<verb>-<time>``. Created."""
-    folder = out if out is not None else Path("runs") / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of this run: ``--out``, else ``runs/<verb>-<time>``. Created; a chosen one may exist already."""
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    stem = f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run of this second
+            continue
+        return folder
+    raise AssertionError("itertools.count ended")
 
 
 def print_json(document: dict[str, Any]) -> None:
