@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from gradlens.depths.modules import hooked, undisturbed, unwrap
 from gradlens.errors import DepthError, ModelError
 from gradlens.records import HookPoint
 from gradlens.zoo.outputs import logits_of
+
+T = TypeVar("T")
+Targets = torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,10 @@ def capture(
     model: nn.Module,
     images: torch.Tensor,
     points: Sequence[HookPoint],
-    targets: torch.Tensor | None = None,
-) -> Iterator[Captured]:
-    """Run the model once and differentiate; one :class:`Captured` per column of targets.
+    targets: Targets,
+    make: Callable[[Captured], T],
+) -> list[T]:
+    """Run the model once, differentiate once per target, and hand each :class:`Captured` to ``make``.
 
     All depths come from one forward pass and, per target, one ``torch.autograd.grad`` call. Outputs are kept under
     their module's path and call number. Where something later works in place on an output, a clone travels onward.
@@ -50,10 +55,12 @@ def capture(
         model: a classifier.
         images: (N, 3, H, W), preprocessed, on the model's device.
         points: depths found in this model (:func:`gradlens.depths.find.find_depths`).
-        targets: (N,) or (N, T) class indices; ``None`` means the predicted class.
+        targets: (N,) or (N, T) class indices, or a function that makes them from the (N, K) logits; ``None`` means
+            the predicted class.
+        make: what to keep of each pass; gradients are large, maps are small.
 
-    Yields:
-        T captures, in the order of the targets' columns. The model is only left undisturbed once all are taken.
+    Returns:
+        What ``make`` returned, one per column of targets.
 
     Raises:
         DepthError: a depth's module did not run, or its output has another shape than when it was found.
@@ -85,25 +92,22 @@ def capture(
         missing = [p.name for p in points if (p.path, p.call) not in outputs]
         if missing:
             raise DepthError(f"module {missing[0]!r} did not run in this forward pass")
-        columns = _columns(targets, logits)
+        columns = _columns(targets(logits.detach()) if callable(targets) else targets, logits)
         tensors = [outputs[p.path, p.call] for p in points]
         grids = [_reading(p).grid(_checked(t, p)) for p, t in zip(points, tensors, strict=True)]
         activations = tuple(g.detach() for g in grids)
         if not logits.requires_grad:
             raise ModelError("the logits do not depend on the depths through anything differentiable")
+        made = []
         for i, column in enumerate(columns):
             score = logits.gather(1, column[:, None]).sum()
             # images do not see one another in evaluation mode, so the gradient of the sum is each image's own
-            gradients = torch.autograd.grad(
-                score, tensors, retain_graph=i + 1 < len(columns), allow_unused=True
-            )
+            gradients = torch.autograd.grad(score, tensors, retain_graph=i + 1 < len(columns), allow_unused=True)
             filled = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, gradients, strict=True)]
-            yield Captured(
-                logits.detach(),
-                column,
-                activations,
-                tuple(_reading(p).grid(g) for p, g in zip(points, filled, strict=True)),
-            )
+            shaped = tuple(_reading(p).grid(g) for p, g in zip(points, filled, strict=True))
+            with torch.no_grad():
+                made.append(make(Captured(logits.detach(), column, activations, shaped)))
+    return made
 
 
 def _reading(point: HookPoint) -> Reading:
@@ -120,8 +124,8 @@ def _checked(tensor: torch.Tensor, point: HookPoint) -> torch.Tensor:
     enough = point.layout != "NLC" or tensor.shape[1] >= point.prefix + rows * columns
     if tuple(tensor.shape[1:]) != expected or not enough:
         raise DepthError(
-            f"expected {point.name!r} to give {expected} per image as when it was found, got {tuple(tensor.shape[1:])}; "
-            "find the depths again for this input size"
+            f"expected {point.name!r} to give {expected} per image as when it was found, "
+            f"got {tuple(tensor.shape[1:])}; find the depths again for this input size"
         )
     return tensor
 

@@ -137,7 +137,8 @@ def check(tensor: torch.Tensor, reading: Reading, image: tuple[int, int]) -> boo
     Returns:
         ``True`` if in at least four of the five patches the cell with the largest change is one that the patch covers
         (or, on grids of six cells a side and more, a direct neighbour of one: padding shifts cells by a fraction);
-        ``None`` if nothing changed beyond rounding, or something that is not finite came out; ``False`` if other cells won.
+        ``None`` if nothing changed beyond rounding, or something that is not finite came out; ``False`` if other
+        cells won.
     """
     grid = reading.grid(tensor).float()
     change = (grid[1:] - grid[:1]).square().sum(1)  # (5, rows, columns)
