@@ -1,0 +1,151 @@
+"""A builder's name and its arguments -> a network with random weights.
+
+Builders: ``timm:NAME``, ``torchvision:NAME``, ``gradlens:NAME`` (this package's narrow ones), ``FILE.py:FACTORY``,
+``hf:REPO``. Building reads no weights and, except for ``hf:``, asks no network.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gradlens.errors import InstallationError, ModelError, NotFoundError
+
+PREFIXES = ("timm", "torchvision", "gradlens", "hf")
+
+
+def split_builder(builder: str) -> tuple[str, str]:
+    """(kind, rest) of a builder: one of :data:`PREFIXES` or ``"file"`` and what follows.
+
+    Raises:
+        ModelError: it has none of the known forms.
+    """
+    kind, colon, rest = builder.partition(":")
+    if colon and kind in PREFIXES and rest:
+        return kind, rest
+    path, colon, factory = builder.rpartition(":")
+    if colon and path.endswith(".py") and factory.isidentifier():
+        return "file", builder
+    raise ModelError(
+        f"expected an architecture like timm:resnet18, torchvision:densenet121, gradlens:custom_cnn, hf:REPO or "
+        f"FILE.py:FACTORY, got {builder!r}"
+    )
+
+
+def build(builder: str, arguments: Mapping[str, Any] | None = None, num_classes: int = 1000) -> nn.Module:
+    """The network that ``builder`` makes of ``arguments``, with ``num_classes`` outputs and random weights.
+
+    Returns:
+        A module in training mode, as its library made it; called with (N, 3, H, W) it returns (N, K) logits, or
+        something that contains them (see :func:`gradlens.zoo.outputs.logits_of`).
+
+    Raises:
+        NotFoundError: no architecture of that name.
+        ModelError: the arguments do not fit, or the factory failed.
+    """
+    kind, rest = split_builder(builder)
+    given = copy.deepcopy(dict(arguments or {}))  # timm writes into lists it is handed (XceptionAligned's block_cfg)
+    make = {"timm": _timm, "torchvision": _torchvision, "gradlens": _own, "hf": _hub, "file": _file}[kind]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what libraries say about their own future is not for our user
+            module = make(rest, given, num_classes)
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as err:
+        shown = ", ".join(f"{k}={v!r}" for k, v in given.items())
+        raise ModelError(f"{builder}({shown}) with {num_classes} classes cannot be built: {_first_line(err)}") from err
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{builder} returned {type(module).__name__}, expected a torch.nn.Module")
+    return module
+
+
+def _first_line(err: BaseException) -> str:
+    return next(iter(str(err).strip().splitlines()), type(err).__name__)
+
+
+def _timm(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise NotFoundError("timm architecture", name.partition(".")[0], timm.list_models())
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
+
+
+def _torchvision(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in (known := models.list_models(module=models)):
+        raise NotFoundError("torchvision classifier", name, known)
+    if name in ("googlenet", "inception_v3"):
+        # their default initialisation draws from scipy's truncated normal: tens of seconds for nothing, since
+        # torch's own is as good with batch norm, and auxiliary heads serve training alone
+        arguments = {"init_weights": False, "aux_logits": False, **arguments}
+    return models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+
+
+def _own(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    from gradlens.zoo.narrow import BUILDERS
+
+    return BUILDERS[name](num_classes=num_classes, **arguments)
+
+
+def _hub(repo: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    transformers = import_transformers()
+    config = transformers.AutoConfig.from_pretrained(repo, num_labels=num_classes, **arguments)
+    return transformers.AutoModelForImageClassification.from_config(config)
+
+
+def import_transformers() -> Any:
+    """The transformers library.
+
+    Raises:
+        InstallationError: it is not installed (it comes with the extra ``hf``).
+    """
+    try:
+        import transformers
+    except ImportError as err:
+        raise InstallationError("hf: models need transformers; run: pip install 'gradlens[hf]'") from err
+    return transformers
+
+
+def _file(spec: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    factory = load_factory(spec)
+    return factory(num_classes=num_classes, **arguments)
+
+
+def load_factory(spec: str) -> Callable[..., Any]:
+    """The function (or class) that ``FILE.py:FACTORY`` names. Runs the file, as importing it would.
+
+    The factory is called with ``num_classes=K`` and the arguments of the card; it returns a module.
+
+    Raises:
+        ModelError: no such file, or it does not run.
+        NotFoundError: the file defines no such factory.
+    """
+    path_text, _, name = spec.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise ModelError(f"expected a Python file, but there is none at {path}")
+    module_spec = importlib.util.spec_from_file_location(f"gradlens_user_{path.stem}", path.resolve())
+    if module_spec is None or module_spec.loader is None:
+        raise ModelError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as err:  # whatever the user's file raises, it is that file's fault
+        raise ModelError(f"{path} does not run: {type(err).__name__}: {_first_line(err)}") from err
+    try:
+        factory = getattr(module, name)
+    except AttributeError:
+        known = [n for n in vars(module) if not n.startswith("_")]
+        raise NotFoundError(f"factory in {path.name}", name, known) from None
+    if not callable(factory):
+        raise ModelError(f"{name} in {path} is {type(factory).__name__}, expected a function that returns a module")
+    return factory

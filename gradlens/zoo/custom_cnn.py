@@ -1,0 +1,75 @@
+"""The zoo's own network: a small residual CNN that trains in minutes on two cores, at any input size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class ConvBlock(nn.Sequential):
+    """3×3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+
+
+class Residual(nn.Module):
+    """``x + f(x)`` where f is two :class:`ConvBlock` of the same width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(ConvBlock(channels, channels), ConvBlock(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x + self.body(x)
+
+
+class CustomCNN(nn.Module):
+    """A stem and three stages, each a convolution, a 2×2 max pool and a number of residual blocks.
+
+    After D. Page's "How to train your ResNet" (2018): few wide layers keep two cores busier than many narrow ones.
+    Unlike there, the head averages (a maximum would give all but one cell of a map a zero gradient), and its logits
+    are not scaled by 1/8.
+
+    Args:
+        num_classes: K, outputs.
+        widths: channels of the stem and of each stage.
+        residuals: residual blocks in each stage.
+        stem_stride: 1 keeps small images whole (CIFAR), 2 halves larger ones.
+        dropout: before the classifier, while training.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        residuals: Sequence[int] = (1, 0, 1),
+        stem_stride: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(residuals) != len(widths) - 1:
+            raise ValueError(f"{len(widths)} widths need {len(widths) - 1} residuals, got {len(residuals)}")
+        self.stem = ConvBlock(3, widths[0], stem_stride)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(ConvBlock(before, after), nn.MaxPool2d(2), *(Residual(after) for _ in range(blocks)))
+                for before, after, blocks in zip(widths, widths[1:], residuals, strict=False)
+            )
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(widths[-1], num_classes)
+        self.num_features = widths[-1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, K) logits; H and W of at least ``stem_stride * 2**stages``."""
+        x = self.stages(self.stem(x))
+        return self.fc(self.dropout(self.pool(x).flatten(1)))

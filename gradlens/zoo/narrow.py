@@ -1,0 +1,170 @@
+"""Builders of gradlens' own: the custom CNN, and what timm's and torchvision's entry points have no argument for.
+
+Everything but the custom CNN is the library's own class, handed narrower numbers. Replaced are the stems of networks
+for 32-pixel images, Xception's fixed stem, and heads whose input width changes (VGG's pair of 4096-wide linear layers
+would hold nine tenths of the weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from gradlens.registry import Registry
+from gradlens.zoo.custom_cnn import CustomCNN
+
+BUILDERS: Registry[Callable[..., nn.Module]] = Registry("builder of gradlens")
+
+
+@BUILDERS.register("custom_cnn")
+def custom_cnn(num_classes: int, **arguments: Any) -> nn.Module:
+    """:class:`~gradlens.zoo.custom_cnn.CustomCNN`."""
+    return CustomCNN(num_classes, **arguments)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """``channels * width``, rounded to a multiple of eight (never below eight), as mobile networks do."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+@BUILDERS.register("vgg")
+def vgg(
+    num_classes: int, channels: Sequence[int] = (32, 64, 128, 256, 256), depths: Sequence[int] = (1, 1, 2, 2, 2)
+) -> nn.Module:
+    """torchvision's VGG with batch norm, narrow, read out by global average pooling and one linear layer.
+
+    The default depths are VGG-11's (Simonyan & Zisserman 2015, table 1, column A).
+
+    Args:
+        num_classes: K.
+        channels: per resolution.
+        depths: 3×3 convolutions per resolution; each group ends with a 2×2 max pool.
+    """
+    from torchvision.models.vgg import VGG, make_layers
+
+    plan: list[str | int] = []
+    for width, depth in zip(channels, depths, strict=True):
+        plan += [width] * depth + ["M"]
+    features = make_layers(plan, batch_norm=True)
+    model = VGG(nn.Identity(), num_classes=num_classes, init_weights=False)  # the head's own initialisation is slow
+    model.features = features
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    model.classifier = nn.Linear(channels[-1], num_classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+@BUILDERS.register("googlenet")
+def googlenet(num_classes: int, width: float = 0.5, dropout: float = 0.2) -> nn.Module:
+    """torchvision's GoogLeNet with every branch at ``width``, without auxiliary heads."""
+    from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
+
+    def conv(inputs: int, outputs: int, **kwargs: Any) -> nn.Module:
+        return BasicConv2d(inputs if inputs == 3 else _scaled(inputs, width), _scaled(outputs, width), **kwargs)
+
+    made: list[int] = []  # what each Inception block hands on: the sum of its branches, rounded one by one
+
+    def inception(inputs: int, *branches: int) -> nn.Module:
+        narrow = [_scaled(b, width) for b in branches]  # ch1x1, ch3x3red, ch3x3, ch5x5red, ch5x5, pool_proj
+        block = Inception(made[-1] if made else _scaled(inputs, width), *narrow)
+        made.append(narrow[0] + narrow[2] + narrow[4] + narrow[5])
+        return block
+
+    model = GoogLeNet(
+        num_classes, aux_logits=False, init_weights=False, blocks=[conv, inception, InceptionAux], dropout=dropout
+    )
+    model.fc = nn.Linear(made[-1], num_classes)
+    return model
+
+
+@BUILDERS.register("efficientnet")
+def efficientnet(
+    num_classes: int, width: float = 0.5, depth: float = 0.5, dropout: float = 0.2, stochastic_depth: float = 0.0
+) -> nn.Module:
+    """torchvision's EfficientNet with B0's plan (Tan & Le 2019, table 1) scaled by ``width`` and ``depth``."""
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    stage = partial(MBConvConfig, width_mult=width, depth_mult=depth)
+    plan = [  # expansion, kernel, stride, input, output, layers
+        stage(1, 3, 1, 32, 16, 1),
+        stage(6, 3, 2, 16, 24, 2),
+        stage(6, 5, 2, 24, 40, 2),
+        stage(6, 3, 2, 40, 80, 3),
+        stage(6, 5, 1, 80, 112, 3),
+        stage(6, 5, 2, 112, 192, 4),
+        stage(6, 3, 1, 192, 320, 1),
+    ]
+    return EfficientNet(plan, dropout=dropout, stochastic_depth_prob=stochastic_depth, num_classes=num_classes)
+
+
+@BUILDERS.register("xception")
+def xception(
+    num_classes: int, stem: Sequence[int] = (16, 32), channels: Sequence[int] = (48, 96, 160), middle: int = 3
+) -> nn.Module:
+    """timm's aligned Xception (Chen et al. 2018) with a narrow stem; timm's entry points fix the stem at 32 and 64.
+
+    Args:
+        num_classes: K.
+        stem: channels of its two convolutions.
+        channels: of the entry flow's three strided blocks; the exit flow widens the last by a half.
+        middle: blocks of the middle flow.
+    """
+    from timm.layers import ConvNormAct
+    from timm.models.xception_aligned import XceptionAligned
+
+    last = channels[-1]
+    exit_width = _scaled(last, 1.5)
+    entry = [{"in_chs": i, "out_chs": o, "stride": 2} for i, o in zip((stem[1], *channels), channels, strict=False)]
+    model = XceptionAligned(
+        [
+            *entry,
+            *({"in_chs": last, "out_chs": last, "stride": 1} for _ in range(middle)),
+            {"in_chs": last, "out_chs": (last, exit_width, exit_width), "stride": 2},
+            {"in_chs": exit_width, "out_chs": exit_width, "stride": 1, "no_skip": True, "start_with_relu": False},
+        ],
+        num_classes=num_classes,
+    )
+    model.stem = nn.Sequential(
+        ConvNormAct(3, stem[0], kernel_size=3, stride=2), ConvNormAct(stem[0], stem[1], kernel_size=3, stride=1)
+    )
+    return model
+
+
+@BUILDERS.register("resnet_small_images")
+def resnet_small_images(
+    num_classes: int, channels: Sequence[int] = (32, 64, 128, 256), layers: Sequence[int] = (2, 2, 2, 2)
+) -> nn.Module:
+    """timm's ResNet of basic blocks with the stem that He et al. (2016, section 4.2) use on CIFAR: 3×3, no pooling."""
+    from timm.models.resnet import BasicBlock, ResNet
+
+    model = ResNet(  # only its deep stems, which are two stem_width wide, can be narrower than 64
+        BasicBlock,
+        tuple(layers),
+        num_classes=num_classes,
+        channels=tuple(channels),
+        stem_type="deep",
+        stem_width=channels[0] // 2,
+    )
+    model.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+@BUILDERS.register("densenet_small_images")
+def densenet_small_images(
+    num_classes: int, growth_rate: int = 16, block_config: Sequence[int] = (6, 6, 6), bn_size: int = 4
+) -> nn.Module:
+    """timm's DenseNet-BC with the stem that Huang et al. (2017, section 3) use on CIFAR: 3×3, no pooling."""
+    from timm.models.densenet import DenseNet
+
+    model = DenseNet(growth_rate, tuple(block_config), num_classes=num_classes, bn_size=bn_size)
+    model.features.conv0 = nn.Conv2d(3, 2 * growth_rate, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.features.conv0.weight)
+    model.features.pool0 = nn.Identity()
+    return model
