@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
@@ -157,7 +160,56 @@ def display_names(names: Sequence[str], most: int = 28) -> dict[str, str]:
     return {name: drawable(full[name]) if text in doubled else text for name, text in shown.items()}
 
 
-def text_color(background: tuple[float, ...]) -> str:
+def caption(figure: Figure, text: str) -> None:
+    """Set ``text`` under the figure, small, from its left edge, wrapped to its width."""
+    letters = int(figure.get_figwidth() * 72 / (6.5 * 0.53))
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(drawable(part), letters)]
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#444444")
+
+
+def _srgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Oklab to sRGB in 0-1. Ottosson 2020, "A perceptual color space for image processing"."""
+    cone = np.stack(
+        [
+            lightness + 0.3963377774 * a + 0.2158037573 * b,
+            lightness - 0.1055613458 * a - 0.0638541728 * b,
+            lightness - 0.0894841775 * a - 1.2914855480 * b,
+        ],
+        axis=-1,
+    )
+    mix = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = np.clip(cone**3 @ mix.T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def _branch(hue: float, chroma: float, darkest: float) -> np.ndarray:
+    """(128, 3): equal steps in Oklab from near white to a dark colour of one hue (degrees), all of them inside sRGB."""
+    t = np.linspace(0, 1, 128)
+    a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
+    return _srgb(0.985 + (darkest - 0.985) * t, a * t, b * t)
+
+
+@cache
+def sequential() -> ListedColormap:
+    """Near white to dark blue in perceptually equal steps."""
+    return ListedColormap(_branch(258, 0.13, 0.38), "gradlens-sequential")
+
+
+@cache
+def diverging() -> ListedColormap:
+    """Blue, near white, brown in perceptually equal steps: blue and orange differ for people with any colour vision."""
+    return ListedColormap(
+        np.concatenate([_branch(256, 0.12, 0.47)[::-1], _branch(48, 0.12, 0.47)]), "gradlens-diverging"
+    )
+
+
+def text_color(background: Sequence[float] | np.ndarray) -> str:
     """Black or white, whichever contrasts more with an (r, g, b[, a]) background in 0-1 (WCAG 2 relative luminance)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

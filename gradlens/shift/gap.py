@@ -257,11 +257,10 @@ def _of_proportions(name: str, sides: _Sides, confidence: float) -> tuple[float,
     """Low, high and method for the gap of a share of images; each unit is one image (or one pair)."""
     right0, right1 = (_right(name, columns) for columns in (sides.in_dist, sides.probe))
     if not sides.paired:
-        low, high = intervals.newcombe(right0.sum(), len(right0), right1.sum(), len(right1), confidence)
+        low, high = intervals.newcombe(int(right0.sum()), len(right0), int(right1.sum()), len(right1), confidence)
         return low, high, "Newcombe"
-    both, first, second = (right0 & right1).sum(), (right0 & ~right1).sum(), (~right0 & right1).sum()
-    neither = len(right0) - both - first - second
-    low, high = intervals.newcombe_paired(int(both), int(first), int(second), int(neither), confidence)
+    both, first, second = (int(side.sum()) for side in (right0 & right1, right0 & ~right1, ~right0 & right1))
+    low, high = intervals.newcombe_paired(both, first, second, len(right0) - both - first - second, confidence)
     return low, high, "paired Newcombe"
 
 
@@ -272,6 +271,24 @@ def _right(name: str, columns: Columns) -> np.ndarray:
     counts = columns.parts["counts"]
     k = (counts.shape[1] - 1) // 3
     return np.asarray(counts[:, 1 : 1 + k].sum(axis=1) > 0).ravel()
+
+
+def accuracies(in_dist: Predictions, probe: Predictions, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
+    """Accuracy on each side in the shared label space, with Clopper-Pearson intervals: what a scatter plot shows.
+
+    All images of the shared classes count, also those without a pair.
+    """
+    shared = shared_classes(in_dist, probe)
+    found = []
+    for side in (in_dist, probe):
+        scored = on_classes(side, shared)
+        n, k = len(scored), int(scored.correct.sum())
+        if n:
+            method = intervals.label("Clopper-Pearson", confidence)
+            found.append(Estimate(k / n, *intervals.clopper_pearson(k, n, confidence), n, method))
+        else:
+            found.append(Estimate.undefined("not defined: no labelled image of a shared class", 0))
+    return found[0], found[1]
 
 
 def decompose(in_dist: Counts, probe: Counts) -> tuple[float, float]:
