@@ -137,15 +137,25 @@ def gap_columns(
         own = [found[m, probe] for m in models if (m, probe) in found]
         if not own:
             continue
-        sizes = sorted({g.n_probe for g in own})
-        size = f"n={sizes[0]}" if len(sizes) == 1 else f"n={sizes[0]}–{sizes[-1]}"
-        heading = (probe, size + (", paired" if all(g.paired for g in own) else ""))
+        size = f"{_span(g.n_probe for g in own)} pairs"
+        if not all(g.paired for g in own):
+            size = f"n = {_span(g.n_in_dist for g in own)} v {_span(g.n_probe for g in own)}"
         cells = []
         for m in models:
             g = found.get((m, probe))
             cells.append("–" if g is None else with_interval(g.gap.value, g.gap.low, g.gap.high, signed=True))
-        columns.append(Column(heading, tuple(cells)))
+        columns.append(Column((probe, size), tuple(cells)))
     return columns
+
+
+def _span(counts: Iterable[int]) -> str:
+    low, *_, high = sorted([*(found := set(counts)), *found])
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def width_of(columns: Sequence[Column]) -> int:
+    """Characters that the columns take side by side."""
+    return sum(c.width for c in columns) + 2 * (len(columns) - 1)
 
 
 def text_table(columns: Sequence[Column], width: int) -> str:

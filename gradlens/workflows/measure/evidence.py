@@ -1,0 +1,92 @@
+"""What a shift evaluation was asked for, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradlens.records import Predictions, Skipped
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the options of ``gradlens shift-eval``.
+
+    Attributes:
+        models: zoo names, globs and other MODEL forms; none means the whole collection.
+        in_dist, probes: SOURCEs, or with ``predictions`` the names of data sets in those files.
+        shard: (i, n), counted from (1, 1).
+        max_drop, min_accuracy: fractions, or ``None`` for no limit.
+        command: the command line, as ``run.json`` records it.
+    """
+
+    out: Path
+    models: tuple[str, ...] = ()
+    zoo: Path | None = None
+    weights: str | None = None
+    in_dist: str | None = None
+    probes: tuple[str, ...] = ()
+    predictions: tuple[Path, ...] = ()
+    confidence: float = 0.95
+    resamples: int = 10_000
+    top_k: int = 5
+    fresh: bool = False
+    shard: tuple[int, int] | None = None
+    max_drop: float | None = None
+    min_accuracy: float | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """An image set as tables, figures and ``run.json`` know it.
+
+    Attributes:
+        n: labelled images.
+        paired_with: the set whose images its pairs name.
+        fingerprint: of its content; empty for foreign predictions.
+    """
+
+    name: str
+    role: str
+    n: int
+    classes: tuple[str, ...]
+    shift: str | None = None
+    paired_with: str | None = None
+    location: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as tables and ``run.json`` know it; parameters are ``None`` for foreign predictions."""
+
+    name: str
+    classes: int
+    parameters: int | None = None
+    weights: str = ""
+    builder: str = ""
+
+
+@dataclass
+class Evidence:
+    """Everything that is scored, and everything that is not.
+
+    Attributes:
+        predictions: by (model, data set), for every model and every set.
+        notes: what a reader must know, one sentence each.
+        timings: seconds.
+    """
+
+    models: list[ModelInfo]
+    in_dist: SetInfo
+    probes: list[SetInfo]
+    predictions: dict[tuple[str, str], Predictions]
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sets(self) -> list[SetInfo]:
+        """The in-distribution set, then the probe sets."""
+        return [self.in_dist, *self.probes]

@@ -1,0 +1,109 @@
+"""The folder of one run: one writer at a time, every file listed, ``run.json`` last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from gradlens.errors import GradlensError
+from gradlens.runtime import whole_file
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+RUN = "run.json"
+LOCK = ".lock"
+
+
+class RunFolder:
+    """A folder that this process alone writes, from ``with`` to the end of its block.
+
+    While the block runs there is no ``run.json``: a folder without one is unfinished. Files that an earlier run left
+    here and this one did not write again are removed at the end, so that the folder never mixes two runs; files that
+    no run listed are left alone.
+
+    Raises:
+        GradlensError: another process is writing here (on entering).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: list[str] = []
+        self._before: list[str] = []
+        self._handle = -1
+
+    def __enter__(self) -> RunFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._handle = _lock(self.path / LOCK)
+        self._before = _listed(self.path / RUN)
+        (self.path / RUN).unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        (self.path / LOCK).unlink(missing_ok=True)  # first unlinked, then released: see _lock
+        os.close(self._handle)
+        if kind is not None and not self.files:
+            with contextlib.suppress(OSError):  # a run that failed before it wrote anything leaves no empty folder
+                self.path.rmdir()
+
+    def file(self, name: str) -> Path:
+        """Where to write the file ``name`` (a relative path); it is listed in ``run.json``."""
+        if name not in self.files:
+            self.files.append(name)
+        return self.path / name
+
+    def add(self, path: Path) -> Path:
+        """List a file that something else wrote into the folder."""
+        self.file(path.relative_to(self.path).as_posix())
+        return path
+
+    def finish(self, document: Mapping[str, Any]) -> Path:
+        """Remove what only an earlier run left, then write ``run.json``: the run is complete."""
+        for name in self._before:
+            if name not in self.files and name != RUN:
+                (self.path / name).unlink(missing_ok=True)
+        whole = {"schema": 1, **document, "files": sorted([*self.files, RUN])}
+        with whole_file(self.path / RUN) as part:
+            part.write_text(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        return self.path / RUN
+
+
+def _lock(path: Path) -> int:
+    """Take the lock file or say who has it. The system frees it when its holder ends, however it ends."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise GradlensError(
+                f"{path.parent}: another run is writing here; wait for it to end, or give this one its own --out"
+            ) from None
+        try:
+            # the holder before us may have removed the file between our open and our lock
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+def _listed(path: Path) -> list[str]:
+    """The files that an earlier run listed; nothing outside its folder, whatever the list says."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8")).get("files", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    names = [f for f in files if isinstance(f, str)]
+    return [n for n in names if not PurePosixPath(n).is_absolute() and ".." not in PurePosixPath(n).parts]
