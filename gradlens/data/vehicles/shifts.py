@@ -1,0 +1,93 @@
+"""The probe sets' changes to a scene of the test set: one factor each, everything else alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from gradlens.data.vehicles.draw import KINDS
+from gradlens.data.vehicles.scenery import BACKGROUNDS
+from gradlens.data.vehicles.scenes import Scene
+
+STYLES = ("photo", "poster", "line", "silhouette")  # by severity of the drawing shift; 0 is none
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One way in which images from the internet differ.
+
+    Attributes:
+        change: (scene, severity) to changed scene.
+        title: a few words for figures.
+        description: one sentence for the manifest.
+        graded: whether it comes in severities 1 to 3.
+        moves: whether the vehicle's mask differs from the paired test image's (cut, or partly hidden).
+    """
+
+    change: Callable[[Scene, int], Scene]
+    title: str
+    description: str
+    graded: bool = True
+    moves: bool = False
+
+
+def _context(scene: Scene, severity: int) -> Scene:
+    usual = {scene.background, KINDS[scene.vehicle].home, *KINDS[scene.vehicle].away}
+    strange = [b for b in BACKGROUNDS if b not in usual]
+    rng = scene.generator("context")
+    return replace(scene, background=strange[int(rng.integers(len(strange)))])
+
+
+def _drawing(scene: Scene, severity: int) -> Scene:
+    return replace(scene, style=STYLES[severity])
+
+
+def _effect(name: str) -> Callable[[Scene, int], Scene]:
+    def change(scene: Scene, severity: int) -> Scene:
+        return replace(scene, effects=(*scene.effects, (name, severity)))
+
+    return change
+
+
+def _internet(scene: Scene, severity: int) -> Scene:
+    """Two, three or four different changes at once, each of a severity up to this one."""
+    rng = scene.generator("internet")
+    names = ["context", "clutter", "watermark", "recompress", "crop", "night", "drawing", "occlusion"]
+    odds = [0.20, 0.16, 0.16, 0.16, 0.12, 0.08, 0.04, 0.08]
+    for name in sorted(rng.choice(names, size=severity + 1, replace=False, p=odds), key=names.index):
+        scene = SHIFTS[str(name)].change(scene, int(rng.integers(1, severity + 1)))
+    return scene
+
+
+SHIFTS: dict[str, Shift] = {
+    "context": Shift(_context, "another context", "The same vehicle where its class is never photographed.", graded=False),
+    "clutter": Shift(
+        _effect("clutter"), "clutter", "Other vehicles and objects stand around and behind the vehicle, none in front of it."
+    ),
+    "watermark": Shift(
+        _effect("watermark"), "watermark", "Watermarks, caption bars, frames and stickers on the picture.", moves=True
+    ),
+    "recompress": Shift(
+        _effect("recompress"), "recompression", "Made small, compressed heavily as JPEG and enlarged again."
+    ),
+    "crop": Shift(
+        _effect("crop"), "close crop", "Cut closely out of the picture, at other aspect ratios.", moves=True
+    ),
+    "night": Shift(_effect("night"), "night", "Dusk, night and nearly dark under coloured lamps, with more sensor noise."),
+    "drawing": Shift(_drawing, "drawing", "Drawn as a flat poster (severity 1), in ink lines (2) or as a silhouette (3)."),
+    "occlusion": Shift(
+        _effect("occlusion"), "occlusion", "Posts, trees, leaves, hands, fences and signs hide a part of it.", moves=True
+    ),
+    "internet": Shift(
+        _internet, "internet", "Two, three or four of the other shifts at once, as images from the web have them.", moves=True
+    ),
+}  # fmt: skip
+
+
+def shifted(scene: Scene, shift: str, severity: int) -> Scene:
+    """The scene with one factor changed; ``"none"`` returns it as it is.
+
+    Raises:
+        KeyError: no such shift.
+    """
+    return scene if shift == "none" else SHIFTS[shift].change(scene, severity)
