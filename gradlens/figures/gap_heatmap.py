@@ -49,7 +49,8 @@ def gap_heatmap(
         bar = figure.colorbar(image, ax=ax, fraction=0.03, pad=0.015, aspect=18)
         bar.set_label(f"{_unit(metric)} lost")
         bar.outline.set_visible(False)
-        shown = np.ma.compressed(image.get_array())
+        array = image.get_array()
+        shown = np.ma.compressed(array) if array is not None else np.empty(0)
         if len(shown):  # only the colours that occur, and zero
             bar.ax.set_ylim(min(0.0, shown.min()), max(0.0, shown.max()))
         style.caption(figure, caption(chosen, metric, label_space))
@@ -101,7 +102,7 @@ def draw_on(
             ax.text(-1, row, f"{scale * scores.pop():{_digits(scale)}}", ha="center", va="center_baseline", fontsize=7)
     ax.set_xlim(-1.5 if one_score else -0.5, len(probes) - 0.5)
 
-    names = _probe_names(probes, in_dist)
+    names = style.probe_names(probes, in_dist)
     places = list(range(len(probes)))
     heads = [names[probe] for probe in probes]
     if one_score:
@@ -157,14 +158,6 @@ def _sorted_by_mean_gap(named: list[tuple[str, GapReport]]) -> list[str]:
     for name, report in named:
         gaps.setdefault(name, []).extend([report.gap.value] if report.gap.defined else [])
     return sorted(gaps, key=lambda name: (not gaps[name], float(np.mean(gaps[name])) if gaps[name] else 0.0, name))
-
-
-def _probe_names(probes: Sequence[str], in_dist: str) -> dict[str, str]:
-    """Without the beginning (up to a hyphen) that all of them share with the in-distribution set."""
-    start = in_dist[: in_dist.rfind("-") + 1]
-    while not all(probe.startswith(start) for probe in probes):
-        start = start[: start[:-1].rfind("-") + 1]
-    return {probe: style.short(probe[len(start) :] or probe) for probe in probes}
 
 
 def caption(

@@ -160,6 +160,14 @@ def display_names(names: Sequence[str], most: int = 28) -> dict[str, str]:
     return {name: drawable(full[name]) if text in doubled else text for name, text in shown.items()}
 
 
+def probe_names(probes: Sequence[str], in_dist: str) -> dict[str, str]:
+    """What to print for each probe set: without the beginning (up to a hyphen) that all share with ``in_dist``."""
+    start = in_dist[: in_dist.rfind("-") + 1]
+    while not all(probe.startswith(start) for probe in probes):
+        start = start[: start[:-1].rfind("-") + 1]
+    return {probe: short(probe[len(start) :] or probe) for probe in probes}
+
+
 def caption(figure: Figure, text: str) -> None:
     """Set ``text`` under the figure, small, from its left edge, wrapped to its width."""
     letters = int(figure.get_figwidth() * 72 / (6.5 * 0.53))

@@ -1,0 +1,196 @@
+"""In-distribution against shifted accuracy, one point per model with an interval on both axes, one panel per probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from gradlens.figures import style
+from gradlens.records import Estimate
+
+_PANEL = 1.75  # inches, height of one of several panels
+_LOST = (0.1, 0.2, 0.4, 0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model's accuracy on both sides, as fractions.
+
+    Attributes:
+        model, in_dist, probe: names.
+        x: on the in-distribution set.
+        y: on the probe set, in the same label space.
+    """
+
+    model: str
+    in_dist: str
+    probe: str
+    x: Estimate
+    y: Estimate
+
+
+def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
+    """One panel per probe set, mildest first; the diagonal is "no loss", parallels to it are points lost.
+
+    A single panel names its models beside the points, several panels share a legend. All panels have the same axes.
+
+    Args:
+        points: those with an undefined side are left out.
+        metric: what x and y are, a fraction; for the axis labels.
+
+    Raises:
+        ValueError: no point has both sides defined.
+    """
+    drawn = _drawn(points)
+    lost: dict[str, list[float]] = {}
+    for p in drawn:
+        lost.setdefault(p.probe, []).append(p.x.value - p.y.value)
+    probes = sorted(lost, key=lambda probe: (float(np.mean(lost[probe])), probe))
+    models = sorted({p.model for p in drawn})
+    names = style.display_names(models)
+    titles = style.probe_names(probes, drawn[0].in_dist)
+    with style.paper():
+        if len(probes) == 1:
+            figure = Figure(figsize=(style.PAGE_WIDTH * 0.72, max(3.2, 0.16 * len(models) + 0.9)))
+            ax = figure.add_subplot()
+            draw_on(ax, drawn, span(drawn), named=names)
+            ax.set_title(style.short(probes[0], 60))
+            axes = [ax]
+        else:
+            columns = len(probes) if len(probes) <= 4 else int(np.ceil(len(probes) / np.ceil(len(probes) / 4)))
+            rows = int(np.ceil(len(probes) / columns))
+            per_line = max(1, int(style.PAGE_WIDTH / (0.32 + 0.062 * max(map(len, names.values())))))
+            legend = 0.14 * int(np.ceil(len(models) / per_line)) + 0.25
+            figure = Figure(figsize=(style.PAGE_WIDTH, rows * _PANEL + 0.35 + legend))
+            grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            axes = []
+            for i, ax in enumerate(grid.flat):
+                if i >= len(probes):
+                    ax.set_visible(False)
+                    continue
+                draw_on(ax, [p for p in drawn if p.probe == probes[i]], span(drawn), models=models)
+                ax.set_title(titles[probes[i]], fontsize=7.5)
+                if i + columns >= len(probes):
+                    ax.tick_params(labelbottom=True)  # the panel below it is empty
+                axes.append(ax)
+            colors, markers = style.model_colors(models), style.model_markers(models)
+            handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
+            figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
+        told = "; ".join(dict.fromkeys(p.x.interval for p in drawn))
+        figure.supxlabel(f"{metric.capitalize()} on {_sets(drawn)} (%), bars: {told} intervals", fontsize=7.5)
+        figure.supylabel(f"{metric.capitalize()} after the shift (%)", fontsize=7.5)
+    return figure
+
+
+def draw_on(
+    ax: Axes,
+    points: Sequence[Point],
+    limits: tuple[float, float, float, float] | None = None,
+    models: Sequence[str] | None = None,
+    named: Mapping[str, str] | None = None,
+) -> Axes:
+    """Draw the points of one probe set on ``ax``, and return it.
+
+    Args:
+        ax: cleared axes.
+        points: of one probe set.
+        limits: (left, right, bottom, top) as fractions; from the points by default.
+        models: all models of the figure, so that colours are the same in each of its panels.
+        named: what to write beside each model's point; nothing by default.
+    """
+    points = _drawn(points)
+    left, right, bottom, top = limits or span(points)
+    models = sorted(models or {p.model for p in points})
+    colors, markers = style.model_colors(models), style.model_markers(models)
+    for lost in (0.0, *_LOST):
+        dashes = (0, (4, 3)) if lost else "-"
+        ax.axline((1, 1 - lost), slope=1, color="#bbbbbb" if lost else "#555555", lw=0.6, linestyle=dashes, zorder=0)
+        if bottom + 0.03 * (top - bottom) < left - lost < top - 0.05 * (top - bottom):
+            told = f"−{100 * lost:.0f}" if lost else "no loss"
+            x = left + 0.02 * (right - left)
+            label = ax.text(x, x - lost, told, fontsize=5.5, color="#777777", va="center", zorder=1)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+    for p in sorted(points, key=lambda p: p.model):
+        ax.errorbar(
+            p.x.value,
+            p.y.value,
+            xerr=[[p.x.value - p.x.low], [p.x.high - p.x.value]],
+            yerr=[[p.y.value - p.y.low], [p.y.high - p.y.value]],
+            color=colors[p.model],
+            marker=markers[p.model],
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            ecolor=to_rgba(colors[p.model], 0.5),
+            elinewidth=0.7,
+            zorder=3,
+        )
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+    if named:
+        _name_beside(ax, points, colors, named)
+    return ax
+
+
+def span(points: Sequence[Point]) -> tuple[float, float, float, float]:
+    """(left, right, bottom, top) that hold all points with their intervals, as fractions."""
+    points = _drawn(points)
+    left, right = min(p.x.low for p in points), max(p.x.high for p in points)
+    bottom, top = min(p.y.low for p in points), max(max(p.y.high for p in points), left)
+    dx, dy = max(0.04 * (right - left), 0.004), max(0.04 * (top - bottom), 0.004)
+    return left - dx, right + dx, bottom - dy, top + dy
+
+
+def _drawn(points: Sequence[Point]) -> list[Point]:
+    drawn = [p for p in points if p.x.defined and p.y.defined]
+    if not drawn:
+        raise ValueError("no model has a defined accuracy on both sides")
+    return drawn
+
+
+def _sets(points: Sequence[Point]) -> str:
+    return ", ".join(style.short(name, 40) for name in dict.fromkeys(p.in_dist for p in points))
+
+
+def _name_beside(ax: Axes, points: Sequence[Point], colors: Mapping[str, str], names: Mapping[str, str]) -> None:
+    """Names in a column right of the axes, each as near to its point's height as the others let it, with a leader."""
+    size = 7
+    bottom, top = ax.get_ylim()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    inches = 0.75 * figure.get_figheight()  # of the axes, at least; they are laid out later
+    step = (top - bottom) * size * 1.2 / 72 / inches
+    ordered = sorted(points, key=lambda p: (p.y.value, p.x.value))
+    places = _spread([p.y.value for p in ordered], step)
+    for p, place in zip(ordered, places, strict=True):
+        ax.annotate(
+            names[p.model],
+            xy=(p.x.value, p.y.value),
+            xytext=(ax.get_xlim()[1], place),
+            color=colors[p.model],
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colors[p.model], "linewidth": 0.4, "alpha": 0.7, "shrinkB": 3},
+        )
+
+
+def _spread(wanted: Sequence[float], step: float) -> np.ndarray:
+    """Places in the order of ``wanted`` (ascending) at least ``step`` apart, moving groups as little as possible."""
+    groups: list[tuple[float, int]] = []  # centre, members
+    for value in wanted:
+        groups.append((value, 1))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < step * (groups[-1][1] + groups[-2][1]) / 2:
+            (c0, n0), (c1, n1) = groups[-2:]
+            groups[-2:] = [((c0 * n0 + c1 * n1) / (n0 + n1), n0 + n1)]
+    return np.concatenate([c + step * (np.arange(n) - (n - 1) / 2) for c, n in groups])
