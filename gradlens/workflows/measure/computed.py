@@ -85,6 +85,8 @@ def load_models(request: Request, names: Sequence[str], runtime: Runtime) -> lis
                 f"{model.name} has random weights, whose scores mean nothing; "
                 "give --weights FILE or pretrained, or --weights random if that is meant"
             )
+        if any(model.name == other.name for other in models):
+            raise InputError(f"two models are called {model.name}; tables need different names, so rename a folder")
         models.append(model)
     return models
 
