@@ -49,16 +49,29 @@ class Preprocessing(_Part):
 
 
 class Training(_Part):
-    """How the weights came about. ``settings`` holds the whole recipe as it was carried out."""
+    """How the weights came about.
+
+    Attributes:
+        epochs: that were trained; kept: the one whose weights these are (from 1).
+        data: name of the training set; images: how many of it were trained on; fingerprint: its sha256.
+        select: name of the set that the kept epoch was chosen on; select_images, select_fingerprint: likewise.
+        settings: the whole recipe as it was carried out.
+        history: one row per epoch: its number, losses, accuracies, learning rate, seconds.
+    """
 
     recipe: str
     epochs: int
+    kept: int = 0
     seed: int
     seconds: float
     data: str
     images: int
     fingerprint: str
+    select: str = ""
+    select_images: int = 0
+    select_fingerprint: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    history: tuple[dict[str, float], ...] = ()
 
 
 class Score(_Part):

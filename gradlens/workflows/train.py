@@ -1,0 +1,317 @@
+"""The story of a training: recipe and images in, a scored checkpoint of the zoo out."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradlens.data.decode import DECODE_POLICY
+from gradlens.data.image_set import ImageSet
+from gradlens.data.preprocess import to_tensor
+from gradlens.data.sources import decoded, open_source
+from gradlens.errors import InputError, TrainingError
+from gradlens.records import Preprocess, Skipped
+from gradlens.runtime import Runtime, cache_dir, seed_everything
+from gradlens.shift.metrics import evaluate
+from gradlens.shift.predict import predict
+from gradlens.shift.store import OutputStore
+from gradlens.train import loop, recipes
+from gradlens.train.recipes import Recipe
+from gradlens.zoo import checkpoints
+from gradlens.zoo.build import build
+from gradlens.zoo.cards import Card, Preprocessing, Score, Training
+
+ON_CARDS = ("accuracy", "top5", "macro_f1")  # of every set that is scored
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one architecture.
+
+    Attributes:
+        folder: the checkpoint's.
+        card: as it stands there.
+        trained: whether it was trained now; ``False`` where a finished one was found.
+        skipped: images that were neither trained on nor scored, and why.
+    """
+
+    folder: Path
+    card: Card
+    trained: bool
+    skipped: tuple[Skipped, ...] = ()
+
+
+def train(recipe: Recipe, folder: Path, runtime: Runtime, *, work: Path | None = None, fresh: bool = False) -> Result:
+    """Train one architecture, write its checkpoint, score it.
+
+    Args:
+        recipe: see :func:`gradlens.train.recipes.load`.
+        folder: where the checkpoint goes, ``.../collection/model``.
+        runtime: device, decoding threads, progress; precision and batch size are the recipe's.
+        work: folder of the training state; ``None`` for ``runs/train-<collection>-<model>``.
+        fresh: start anew where a state or a checkpoint is there.
+
+    Raises:
+        TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
+    """
+    work = work or Path("runs") / f"train-{folder.parent.name}-{folder.name}"
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    elif (card := _finished(folder, recipe)) is not None:
+        runtime.say(f"{folder} is trained already; --fresh trains it anew, --score-only scores it again")
+        return Result(folder, card, trained=False)
+    for spec in _scored(recipe):  # a missing set ends it here, not after the last epoch
+        open_source(spec, offline=runtime.offline)
+    prepared = prepare(recipe, runtime)
+    recipe = prepared.recipe
+    seed_everything(recipe.seed)
+    module = build(recipe.builder, recipe.arguments, len(prepared.classes))
+    parameters = sum(p.numel() for p in module.parameters())
+    runtime.say(
+        f"{recipe.model}: {parameters:,} parameters, {len(prepared.images):,} training and "
+        f"{len(prepared.select):,} selection images of {recipe.input_size} pixels, {recipe.epochs} epochs"
+    )
+    trained = loop.train(
+        module, recipe, prepared.images, prepared.select, work, runtime, data_fingerprint=prepared.fingerprint
+    )
+    preprocess = Preprocess(
+        (3, recipe.input_size, recipe.input_size), recipe.interpolation, 1.0, recipe.crop_mode,
+        recipe.mean or (0, 0, 0), recipe.std or (1, 1, 1),
+    )  # fmt: skip
+    card = Card(
+        builder=recipe.builder,
+        arguments=recipe.arguments,
+        classes=prepared.classes,
+        preprocess=Preprocessing.of(preprocess, DECODE_POLICY),
+        training=Training(
+            recipe=recipe.recipe,
+            epochs=recipe.epochs,
+            kept=trained.epoch,
+            seed=recipe.seed,
+            seconds=round(trained.seconds, 1),
+            settings=recipe.model_dump(mode="json"),
+            history=tuple(asdict(e) for e in trained.history),
+            **prepared.data,
+        ),
+        licence="Apache-2.0",
+    )
+    checkpoints.save(folder, module, card)
+    scored = score(folder, recipe, runtime)
+    return replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+
+
+def _finished(folder: Path, recipe: Recipe) -> Card | None:
+    """The card of a checkpoint that this recipe made, ``None`` where there is no checkpoint."""
+    if not (folder / checkpoints.CONFIG).exists():
+        return None
+    card = checkpoints.read_card(folder)
+    if card.training is None:
+        raise TrainingError(f"{folder} holds imported weights; --fresh replaces them, --out names another folder")
+    if different := recipe.differences(Recipe.model_validate(card.training.settings)):
+        raise TrainingError(
+            f"{folder} was trained with another {', '.join(different)}; --fresh replaces it, --out names another folder"
+        )
+    return card
+
+
+def _scored(recipe: Recipe) -> list[str]:
+    return [s for s in (recipe.data.select, recipe.data.test, *recipe.data.probes) if s is not None]
+
+
+def score(folder: Path, recipe: Recipe, runtime: Runtime) -> Result:
+    """Score a checkpoint, as it lies in its folder, on the recipe's select, test and probe sets, and write its card.
+
+    Scores that the card has of other sets stay; all of the recipe's are computed anew in fp32 (from logits that are
+    cached for exactly these weights and images).
+    """
+    model = checkpoints.load_folder(folder, f"{folder.parent.name}/{folder.name}")
+    card = checkpoints.read_card(folder)
+    sets = {spec: open_source(spec, offline=runtime.offline) for spec in _scored(recipe)}
+    if recipe.data.select is None:
+        training = _labelled(open_source(recipe.data.train, offline=runtime.offline))
+        sets["held out"] = split(training, recipe.data.select_fraction, recipe.data.select_seed)[1]
+    plain = replace(runtime, precision="fp32")
+    outputs = OutputStore(cache_dir() / "outputs")
+    scores: list[Score] = []
+    skipped: list[Skipped] = []
+    for image_set in sets.values():
+        (answers,) = predict([model], _labelled(image_set), plain, outputs)
+        skipped += answers.skipped
+        estimates = evaluate(answers.predictions)
+        scores += [
+            Score.of(image_set.name, name, estimates[name], image_set.fingerprint)
+            for name in ON_CARDS
+            if estimates[name].defined
+        ]
+    test = sets[recipe.data.test].name if recipe.data.test is not None else ""
+    card = card.with_scores(scores, test)
+    checkpoints.write_card(folder, card)
+    return Result(folder, card, trained=False, skipped=tuple(skipped))
+
+
+def checkpoint_name(recipe: Recipe) -> str:
+    """The folder's name of an architecture: ``resnet18`` for ``timm:resnet18``."""
+    return recipe.model.rpartition(":")[2].rpartition("/")[2]
+
+
+def listing() -> list[dict[str, Any]]:
+    """The recipes that come with gradlens: name, title, collection, training images, architectures."""
+    return [
+        {
+            "name": name,
+            "title": table["title"],
+            "collection": table["collection"],
+            "data": table["data"]["train"],
+            "models": list(table["models"]),
+        }
+        for name, table in ((n, recipes.read(n)) for n in recipes.names())
+    ]
+
+
+def summary(result: Result) -> str:
+    """One line for people: where it lies, what it scores."""
+    card, training = result.card, result.card.training
+    parts = [str(result.folder), f"{card.parameters:,} parameters"]
+    if training is not None:
+        parts.append(f"epoch {training.kept} of {training.epochs}, {training.seconds / 60:.1f} min")
+    shown = [s for s in card.scores if s.metric == "accuracy"]
+    parts += [f"{s.dataset} {s.value:.1%} [{s.low:.1%}, {s.high:.1%}]" for s in shown]
+    return "  ".join(parts)
+
+
+def as_document(result: Result) -> Mapping[str, Any]:
+    """The same for scripts."""
+    card = result.card.model_dump(mode="json")
+    return {
+        "name": f"{result.folder.parent.name}/{result.folder.name}",
+        "folder": str(result.folder),
+        "trained": result.trained,
+        "parameters": card["parameters"],
+        "training": card["training"],
+        "scores": card["scores"],
+        "skipped": [asdict(s) for s in result.skipped],
+    }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of a recipe, in memory.
+
+    Attributes:
+        recipe: with ``mean`` and ``std`` filled in.
+        images, select: what is trained on, what the best epoch is chosen on.
+        classes: the network's outputs.
+        data: for the card: name, fingerprint and number of images of both sets.
+        skipped: images that could not be decoded.
+    """
+
+    recipe: Recipe
+    images: loop.Images
+    select: loop.Images
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both sets."""
+        return f"{self.data['fingerprint']}/{self.data['select_fingerprint']}"
+
+
+def prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
+    """Open, split, decode and resize the images of a recipe.
+
+    Raises:
+        InputError, NotFoundError: a source is not there or not what it should be.
+        TrainingError: it has no labels, or the classes of the two sets differ.
+    """
+    training = _labelled(open_source(recipe.data.train, offline=runtime.offline))
+    if recipe.data.select is None:
+        training, select = split(training, recipe.data.select_fraction, recipe.data.select_seed)
+    else:
+        select = _labelled(open_source(recipe.data.select, offline=runtime.offline))
+    classes = training.classes or ()
+    if set(select.classes or ()) != set(classes):
+        odd = sorted(set(select.classes or ()) ^ set(classes))
+        raise TrainingError(
+            f"{select.location} and {training.location} must have the same classes; only one of them has {', '.join(odd)}"
+        )
+    images, lost = _in_memory(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
+    chosen, lost_too = _in_memory(select, classes, recipe, recipe.input_size, runtime)
+    for skipped in (*lost, *lost_too):
+        runtime.say(f"left out: {skipped.path}: {skipped.reason}")
+    if recipe.mean is None:
+        mean, std = loop.mean_and_std(images)
+        recipe = recipe.model_copy(update={"mean": mean, "std": std})
+    data = {
+        "data": training.name,
+        "fingerprint": training.fingerprint,
+        "images": len(images),
+        "select": select.name,
+        "select_fingerprint": select.fingerprint,
+        "select_images": len(chosen),
+    }
+    return Prepared(recipe, images, chosen, classes, data, (*lost, *lost_too))
+
+
+def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(the rest, the part held out): ``fraction`` of each class, rounded, at least one image of it.
+
+    Which images are held out depends on their ids and on ``seed`` alone: a set that grows keeps its split, and another
+    order or another version of NumPy changes nothing.
+    """
+    labels = images.labels
+    ranks = np.array(
+        [hashlib.sha256(f"{seed}/{s.id}".encode("utf-8", "surrogateescape")).digest() for s in images.samples]
+    )
+    held: list[int] = []
+    for label in range(len(images.classes or ())):
+        own = np.flatnonzero(labels == label)
+        if len(own) < 2:
+            raise TrainingError(
+                f"{images.location}: class {(images.classes or ())[label]!r} has {len(own)} images; two are the least "
+                "when some are held out for selection"
+            )
+        held += sorted(own, key=lambda i: ranks[i])[: max(1, round(fraction * len(own)))]
+    out = np.zeros(len(images), dtype=bool)
+    out[held] = True
+    return (
+        images.subset(np.flatnonzero(~out)),
+        replace(images.subset(np.flatnonzero(out)), role="select", name=f"{images.name}-held-out"),
+    )
+
+
+def _labelled(images: ImageSet) -> ImageSet:
+    if images.classes is None or (len(images) and images.labels.min() < 0):
+        raise TrainingError(
+            f"{images.location} has images without a label; training needs a folder of class folders, or labels"
+        )
+    if not len(images):
+        raise InputError(f"{images.location} holds no images")
+    return images
+
+
+def _in_memory(
+    images: ImageSet, classes: Sequence[str], recipe: Recipe, side: int, runtime: Runtime
+) -> tuple[loop.Images, list[Skipped]]:
+    """Decoded and resized as for inference, to ``side`` pixels, kept as the 8-bit values that the resizing leaves."""
+    same = Preprocess((3, side, side), recipe.interpolation, 1.0, recipe.crop_mode, (0, 0, 0), (1, 1, 1))
+    pixels = torch.empty(len(images), 3, side, side, dtype=torch.uint8)
+    label = [classes.index(name) for name in images.classes or ()]
+    kept: list[int] = []
+    lost: list[Skipped] = []
+    for i, image in decoded(images, runtime.workers, runtime):
+        if isinstance(image, Skipped):
+            lost.append(image)
+            continue
+        pixels[len(kept)] = (to_tensor(same, image) * 255).round().to(torch.uint8)
+        kept.append(i)
+    labels = torch.tensor([label[images.labels[i]] for i in kept], dtype=torch.int64)
+    return loop.Images(pixels[: len(kept)], labels), lost
