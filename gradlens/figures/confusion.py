@@ -21,8 +21,8 @@ _MARKED = 3  # confusions that are outlined and named
 def confusion(panels: Sequence[Scored]) -> Figure:
     """One panel per set, side by side where the classes are few; rows are the true classes, columns the predicted ones.
 
-    Colour is the share of the true class's images, on a scale stated on the colour bar. The largest confusions of each panel
-    are outlined and named below it.
+    Colour is the share of the true class's images, on the scale of the colour bar. The largest confusions of each
+    panel are outlined and named below it.
 
     Args:
         panels: of one model, in the same or in different label spaces, each with at least one image.
