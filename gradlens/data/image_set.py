@@ -91,7 +91,7 @@ class ImageSet:
 
     def path(self, i: int) -> str:
         """What messages and tables call image ``i``: its location and id."""
-        return f"{self.location}/{self.samples[i].id}"
+        return f"{self.location}/{self.samples[i].id}" if self.location else self.samples[i].id
 
     def read(self, i: int) -> np.ndarray:
         """Image ``i``: uint8 (H, W, 3), RGB.

@@ -249,13 +249,13 @@ def materialise(recipe: Mapping[str, Any], folder: Path, runtime: Runtime | None
     """Render an image set by its recipe into a folder.
 
     Raises:
-        InputError: no such generator.
+        InputError: no such generator, or a field of the recipe is unknown or wrong.
     """
     if recipe.get("generator") != "vehicles":
         raise InputError(f"expected the generator 'vehicles' in [recipe], got {recipe.get('generator')!r}")
-    from gradlens.data import vehicles
+    from gradlens.data.vehicles.sets import materialise as render
 
-    vehicles.materialise(recipe, folder, (runtime or Runtime(quiet=True)).progress)
+    render(recipe, folder, (runtime or Runtime(quiet=True)).progress)
 
 
 @contextmanager

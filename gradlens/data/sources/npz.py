@@ -43,7 +43,7 @@ def open_npz(path: Path) -> ImageSet:
         InputError: no archive, no array ``images``, or an array of another type or shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if "images" not in archive.files:
                 raise InputError(
                     f"{path}: expected the arrays images, labels, got {', '.join(archive.files) or 'none'}"
