@@ -179,9 +179,8 @@ def test_flips_and_shifts_only_move_pixels() -> None:
     torch.testing.assert_close(flipped, x.flip(3) / 255)
     moved = Augmenter(Augment(pad=3), 16, *RAW)(x, draws_with(6, top=0.0, left=0.999))
     torch.testing.assert_close(moved[:, :, 3:, :-3], x[:, :, :-3, 3:] / 255)  # down by three, left by three
-    share = [float((Augmenter(Augment(flip=0.5), 16, *RAW)(x[:1].expand(400, -1, -1, -1), draw(400, 0, e)) == x[0] / 255)
-                   .flatten(1).all(1).float().mean()) for e in range(5)]  # fmt: skip
-    assert 0.4 < sum(share) / 5 < 0.6
+    seen = Augmenter(Augment(flip=0.5), 16, *RAW)(x[:1].expand(2000, -1, -1, -1), draw(2000, 0, 0))
+    assert 0.45 < float((seen == x[0] / 255).flatten(1).all(1).float().mean()) < 0.55
 
 
 def test_the_resampling_path_agrees_with_exact_operations() -> None:
@@ -408,7 +407,8 @@ def test_a_killed_process_continues_and_ends_with_the_same_weights(tmp_path: Pat
         from gradlens.train import loop
         module = t.tiny()
         pause = lambda epoch: (print(epoch.epoch, flush=True), time.sleep(float(sys.argv[2])))
-        loop.train(module, t.recipe(epochs=6), t.images(), t.images(40, seed=9), Path(sys.argv[1]), t.QUIET, on_epoch=pause)
+        out, data, select = Path(sys.argv[1]), t.images(), t.images(40, seed=9)
+        loop.train(module, t.recipe(epochs=6), data, select, out, t.QUIET, on_epoch=pause)
         torch.save(module.state_dict(), Path(sys.argv[1]) / "out.pt")
         """)
     )

@@ -192,7 +192,7 @@ def train(
             if recipe.optimiser.clip_norm:
                 nn.utils.clip_grad_norm_(module.parameters(), recipe.optimiser.clip_norm)
             optimiser.step()
-            lr = schedule.get_last_lr()[0]
+            lr = float(schedule.get_last_lr()[0])
             schedule.step()
             if recipe.ema:
                 _move_average(average, module, recipe.ema, (epoch - 1) * steps + step)
@@ -330,15 +330,10 @@ def _read_state(path: Path, mark: Mapping[str, str], recipe: Recipe) -> dict[str
         found = state["mark"]
         other = Recipe.model_validate_json(found["recipe"])
     except Exception as err:  # torch raises many kinds for a file that is none of its own
-        raise TrainingError(
-            f"{path} is no training state of gradlens ({type(err).__name__}); --fresh starts anew"
-        ) from err
+        raise TrainingError(f"{path} is no training state ({type(err).__name__}); --fresh starts anew") from err
+    elsewhere = "--fresh starts anew, --work names another folder"
     if different := recipe.differences(other):
-        raise TrainingError(
-            f"{path} belongs to a run with another {', '.join(different)}; --fresh starts anew, --work names another folder"
-        )
+        raise TrainingError(f"{path} belongs to a run with another {', '.join(different)}; {elsewhere}")
     if found["data"] != mark["data"]:
-        raise TrainingError(
-            f"{path} belongs to a run on other images; --fresh starts anew, --work names another folder"
-        )
+        raise TrainingError(f"{path} belongs to a run on other images; {elsewhere}")
     return state

@@ -241,7 +241,8 @@ def prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
     if set(select.classes or ()) != set(classes):
         odd = sorted(set(select.classes or ()) ^ set(classes))
         raise TrainingError(
-            f"{select.location} and {training.location} must have the same classes; only one of them has {', '.join(odd)}"
+            f"{select.location} and {training.location} must have the same classes; "
+            f"only one of them has {', '.join(odd)}"
         )
     images, lost = _in_memory(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
     chosen, lost_too = _in_memory(select, classes, recipe, recipe.input_size, runtime)
@@ -268,12 +269,11 @@ def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Image
     order or another version of NumPy changes nothing.
     """
     labels = images.labels
-    ranks = np.array(
-        [hashlib.sha256(f"{seed}/{s.id}".encode("utf-8", "surrogateescape")).digest() for s in images.samples]
-    )
+    keys = [f"{seed}/{s.id}".encode("utf-8", "surrogateescape") for s in images.samples]
+    ranks = [hashlib.sha256(key).digest() for key in keys]
     held: list[int] = []
     for label in range(len(images.classes or ())):
-        own = np.flatnonzero(labels == label)
+        own = np.flatnonzero(labels == label).tolist()
         if len(own) < 2:
             raise TrainingError(
                 f"{images.location}: class {(images.classes or ())[label]!r} has {len(own)} images; two are the least "
@@ -290,9 +290,7 @@ def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Image
 
 def _labelled(images: ImageSet) -> ImageSet:
     if images.classes is None or (len(images) and images.labels.min() < 0):
-        raise TrainingError(
-            f"{images.location} has images without a label; training needs a folder of class folders, or labels"
-        )
+        raise TrainingError(f"{images.location} has images without a label; a folder of class folders gives labels")
     if not len(images):
         raise InputError(f"{images.location} holds no images")
     return images
