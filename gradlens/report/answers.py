@@ -1,0 +1,247 @@
+"""The answer in words: sentences and choices that follow from a run's numbers by rules stated with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from gradlens.records import Estimate, GapReport
+from gradlens.report.run_files import Run
+from gradlens.shift.tables import percent
+
+ALPHA = 0.05  # of Holm-corrected p values
+ROOM = 0.02  # how far behind the best a balanced model may be
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How one model fares over all probe sets together, on the classes each shares with the in-distribution set.
+
+    Attributes:
+        accuracy: mean over the probe sets, each weighing the same.
+        kept: the sum of its probe accuracies over the sum of its in-distribution accuracies.
+        worst: the probe set of its largest gap.
+    """
+
+    accuracy: float
+    kept: float
+    worst: GapReport
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A choice, its rule and the number that made it."""
+
+    title: str
+    models: tuple[str, ...]
+    value: str
+    rule: str
+
+
+def outside(run: Run) -> dict[str, Outside]:
+    """Each model that has an accuracy gap to every probe set."""
+    gaps = run.gaps_of("accuracy")
+    found = {}
+    for model in run.models:
+        own = [gaps[model, probe] for probe in run.probes if (model, probe) in gaps and gaps[model, probe].gap.defined]
+        before = sum(g.in_dist_value for g in own)
+        if own and len(own) == len(run.probes) and before > 0:
+            after = sum(g.probe_value for g in own)
+            found[model] = Outside(after / len(own), after / before, max(own, key=lambda g: g.gap.value))
+    return found
+
+
+def parameters(run: Run) -> dict[str, int]:
+    """Parameters by model, where the run recorded them."""
+    rows = run.about.get("models")
+    if not isinstance(rows, list):
+        return {}
+    known = {r["name"]: r.get("parameters") for r in rows if isinstance(r, dict) and isinstance(r.get("name"), str)}
+    return {name: count for name, count in known.items() if isinstance(count, int)}
+
+
+def short_models(names: Sequence[str]) -> dict[str, str]:
+    """Model names without the collection (``vehicles/``) where all are of one."""
+    return _without_shared_head(names, "/")
+
+
+def short_sets(names: Sequence[str]) -> dict[str, str]:
+    """Names of sets without the first word (``vehicles-``) where all share it."""
+    return _without_shared_head(names, "-")
+
+
+def _without_shared_head(names: Sequence[str], mark: str) -> dict[str, str]:
+    heads = {name.partition(mark)[0] for name in names}
+    tails = [name.partition(mark)[2] for name in names]
+    return dict(zip(names, tails if len(heads) == 1 and len(names) > 1 and all(tails) else names, strict=True))
+
+
+def sentences(run: Run) -> list[Markup]:
+    """What the run found, most important first. Every number in them is the run's own."""
+    models, sets = short_models(run.models), short_sets(run.datasets)
+    said = [_best(run, models)]
+    gaps = [g for g in run.gaps_of("accuracy").values() if g.gap.defined]
+    if gaps:
+        said += _hardest(run, gaps, models, sets)
+        said.append(_told_from_zero(gaps))
+        said += _mix(gaps, models, sets)
+    return said
+
+
+def points(gap: Estimate) -> str:
+    """``31.2 points [28.4, 34.0]``."""
+    return f"{percent(gap.value)} points [{percent(gap.low)}, {percent(gap.high)}]"
+
+
+def _score(e: Estimate) -> str:
+    return f"{percent(e.value)} % [{percent(e.low)}, {percent(e.high)}]"
+
+
+def _names(names: Sequence[str]) -> Markup:
+    return Markup(" and ").join(Markup("<b>{}</b>").format(name) for name in names)
+
+
+def _best(run: Run, shown: Mapping[str, str]) -> Markup:
+    scores = {m: run.scores[m, run.in_dist]["accuracy"] for m in run.models if (m, run.in_dist) in run.scores}
+    scores = {m: e for m, e in scores.items() if e.defined}
+    if not scores:
+        return Markup("No accuracy is defined on {}.").format(run.in_dist)
+    top = max(e.value for e in scores.values())
+    best = [m for m, e in scores.items() if e.value == top]
+    estimate = scores[best[0]]
+    text = Markup("{} {} {} of the {:,} images of {} right: {}").format(
+        _names([shown[m] for m in best]),
+        "gets" if len(best) == 1 else "get",
+        "most" if len(scores) > 1 else "its share",
+        estimate.n,
+        run.in_dist,
+        _score(estimate),
+    )
+    rivals = [
+        other
+        for row in run.pairs
+        if row["dataset"] == run.in_dist and row.get("p_holm", 0.0) >= ALPHA
+        for one, other in ((row["model_a"], row["model_b"]), (row["model_b"], row["model_a"]))
+        if one == best[0] and other not in best
+    ]
+    if rivals:
+        text += Markup("; {} {} not be told from it (McNemar’s test, Holm-corrected p ≥ {:g})").format(
+            shown[rivals[0]] if len(rivals) == 1 else f"{len(rivals)} other models", "can", ALPHA
+        )
+    return text + "."
+
+
+def _hardest(run: Run, gaps: Sequence[GapReport], models: Mapping[str, str], sets: Mapping[str, str]) -> list[Markup]:
+    by_probe: dict[str, list[GapReport]] = {}
+    for g in gaps:
+        by_probe.setdefault(g.probe, []).append(g)
+    mean = {probe: fmean(g.gap.value for g in own) for probe, own in by_probe.items()}
+    hardest = max(mean, key=lambda probe: mean[probe])
+    own = sorted(by_probe[hardest], key=lambda g: g.probe_value / g.in_dist_value if g.in_dist_value else 0.0)
+    worst, best = own[0], own[-1]
+
+    def kept(g: GapReport) -> str:
+        return f"{percent(g.probe_value / g.in_dist_value)} %" if g.in_dist_value else "none"
+
+    size = f"{'paired, ' if worst.paired else ''}{worst.n_in_dist:,} against {worst.n_probe:,} images"
+    lead = Markup("") if len(by_probe) == 1 else Markup("The hardest probe set is <b>{}</b>. ").format(sets[hardest])
+    if len(own) == 1:
+        said = [
+            lead
+            + Markup("On {} <b>{}</b> keeps {} of its accuracy: it loses {} ({}).").format(
+                sets[hardest], models[best.model], kept(best), points(best.gap), size
+            )
+        ]
+    else:
+        said = [
+            lead
+            + Markup(
+                "On {} <b>{}</b> keeps most of its accuracy, {} (a gap of {}); <b>{}</b> keeps least, {} ({}; {})."
+            ).format(
+                sets[hardest],
+                models[best.model],
+                kept(best),
+                points(best.gap),
+                models[worst.model],
+                kept(worst),
+                points(worst.gap),
+                size,
+            )
+        ]
+    if len(by_probe) > 1:
+        mildest = min(mean, key=lambda probe: mean[probe])
+        mild = sorted(by_probe[mildest], key=lambda g: g.gap.value)
+        said.append(
+            Markup("The mildest is <b>{}</b>: gaps there go from {} (<b>{}</b>) to {} (<b>{}</b>).").format(
+                sets[mildest], points(mild[0].gap), models[mild[0].model], points(mild[-1].gap), models[mild[-1].model]
+            )
+            if len(mild) > 1
+            else Markup("The mildest is <b>{}</b>: a gap of {}.").format(sets[mildest], points(mild[0].gap))
+        )
+        largest = max(gaps, key=lambda g: g.gap.value)
+        if largest.probe != hardest:
+            said.append(
+                Markup("The largest single gap is that of <b>{}</b> on {}: {}.").format(
+                    models[largest.model], sets[largest.probe], points(largest.gap)
+                )
+            )
+    return said
+
+
+def _told_from_zero(gaps: Sequence[GapReport]) -> Markup:
+    above = sum(g.gap.low > 0 for g in gaps)
+    below = sum(g.gap.high < 0 for g in gaps)
+    if len(gaps) == 1:
+        state = "lies above zero" if above else "lies below zero" if below else "contains zero"
+        return Markup("The interval of the gap {}.").format(state)
+    return Markup("Of the {} gaps, {} have an interval above zero, {} one that contains zero, {} one below.").format(
+        len(gaps), above, len(gaps) - above - below, below
+    )
+
+
+def _mix(gaps: Sequence[GapReport], models: Mapping[str, str], sets: Mapping[str, str]) -> list[Markup]:
+    largest = max(gaps, key=lambda g: abs(g.mix) if g.mix == g.mix else -1.0)
+    if not abs(largest.mix) >= 0.005:  # under half a point it does not change any reading
+        return []
+    text = Markup(
+        "Class mix alone accounts for up to {} points (<b>{}</b> on {}): the sets hold the classes in different shares."
+    )
+    return [text.format(percent(largest.mix, signed=True), models[largest.model], sets[largest.probe])]
+
+
+def picks(run: Run) -> list[Pick]:
+    """Models to choose, each by a rule that is stated beside it. None where one model is all there is."""
+    if len(run.models) < 2:
+        return []
+    accuracy = {m: run.scores[m, run.in_dist]["accuracy"].value for m in run.models if (m, run.in_dist) in run.scores}
+    accuracy = {m: v for m, v in accuracy.items() if v == v}
+    away, size = outside(run), parameters(run)
+    found = []
+
+    def pick(
+        title: str, values: Mapping[str, Any], best: Callable[..., Any], shown: Callable[[Any], str], rule: str
+    ) -> None:
+        if values:
+            top = best(values.values())
+            found.append(Pick(title, tuple(m for m, v in values.items() if v == top), shown(top), rule))
+
+    def share(value: float) -> str:
+        return f"{percent(value)} %"
+
+    pick("Best in distribution", accuracy, max, share, f"highest accuracy on {run.in_dist}")
+    where = "the probe set" if len(run.probes) == 1 else f"the {len(run.probes)} probe sets, each weighing the same"
+    pick("Best outside", {m: o.accuracy for m, o in away.items()}, max, share, f"highest mean accuracy on {where}")
+    kept = "largest share of its in-distribution accuracy kept"
+    pick("Most robust", {m: o.kept for m, o in away.items()}, max, share, f"{kept} on {where}")
+    if len(size) == len(run.models):
+        pick("Smallest", size, min, lambda n: f"{n / 1e6:.2f} M", "fewest parameters")
+        if away:
+            best = max(o.accuracy for o in away.values())
+            near = {m: size[m] for m, o in away.items() if o.accuracy >= best - ROOM}
+            rule = f"fewest parameters within {100 * ROOM:g} points of the best mean accuracy outside"
+            pick("Balanced", near, min, lambda n: f"{n / 1e6:.2f} M", rule)
+    return found

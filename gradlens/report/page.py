@@ -1,0 +1,118 @@
+"""A run's files -> one HTML file. The words come from :mod:`gradlens.report.answers`, the looks from ``templates/``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import jinja2
+
+from gradlens import __version__
+from gradlens.report.pictures import Picture, embed
+from gradlens.report.run_files import read
+from gradlens.report.views import page_title, view
+from gradlens.runtime import whole_file
+
+ROOM = 8_000_000  # bytes of pictures in one page; what comes after is linked, so that the page can still be mailed
+
+
+class Section(NamedTuple):
+    """A part of an index page: a heading, a sentence or two, figures (a path, or a path and its caption)."""
+
+    heading: str
+    text: str
+    figures: Sequence[Path | tuple[Path, str]]
+
+
+def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
+    """Write ``report.html`` into a run's folder, from the files that are there; nothing is computed again.
+
+    Args:
+        run_dir: the folder of a shift evaluation.
+        about: what ``run.json`` is going to hold, for a run that has not written it yet (it is a run's last file).
+
+    Returns:
+        The path of the page: one file, which opens without a network.
+
+    Raises:
+        InputError: the folder is no finished shift evaluation, or one of its files is not what it should be.
+    """
+    run = read(run_dir, about)
+    pictures, linked = _embedded((path, "") for path in run.figures)
+    html = _render("report.html.j2", title=page_title(run), pictures=pictures, linked=linked, base=run_dir, **view(run))
+    return _write(run_dir / "report.html", html)
+
+
+def index(folder: Path, title: str, sections: Iterable[Section | tuple[Any, ...]], run: Path | None = None) -> Path:
+    """Write ``index.html`` into a folder: sections with figures, and the answer and the tables of a run.
+
+    Args:
+        folder: where; links are relative to it.
+        title: the page's heading.
+        sections: what to show, in this order, after the run's answer.
+        run: the folder of a shift evaluation.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: as :func:`build`; a figure that cannot be read.
+    """
+    parts, left = [], ROOM
+    for section in sections:
+        heading, text, figures = section
+        pairs = [(figure, "") if isinstance(figure, Path) else figure for figure in figures]
+        pictures, linked = _embedded(pairs, left)
+        left -= sum(len(picture.data) for picture in pictures)
+        parts.append({"heading": heading, "text": text, "pictures": pictures, "linked": linked})
+    shown = {"run": None} if run is None else view(read(run))
+    report = None if run is None or not (run / "report.html").is_file() else run / "report.html"
+    html = _render("index.html.j2", title=title, sections=parts, report=report, base=folder, **shown)
+    return _write(folder / "index.html", html)
+
+
+def _write(path: Path, html: str) -> Path:
+    with whole_file(path) as part:
+        part.write_text(html, encoding="utf-8")
+    return path
+
+
+def _embedded(figures: Iterable[tuple[Path, str]], room: int = ROOM) -> tuple[list[Picture], list[Path]]:
+    """The figures that fit into ``room`` bytes, and the paths of those that do not."""
+    pictures: list[Picture] = []
+    linked: list[Path] = []
+    for path, caption in figures:
+        picture = embed(path, caption)
+        if len(picture.data) > room:
+            linked.append(path)
+        else:
+            pictures.append(picture)
+            room -= len(picture.data)
+    return pictures, linked
+
+
+# ---------------------------------------------------------------------------------------------- rendering
+
+
+def _render(template: str, base: Path, **shown: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gradlens.report", "templates"),
+        autoescape=jinja2.select_autoescape(default=True, disabled_extensions=("css", "js")),  # ours, not the run's
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["link"] = lambda path: _link(path, base)
+    script = environment.get_template("page.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(**shown, script_hash=f"sha256-{digest}", version=__version__)
+
+
+def _link(path: Path, base: Path) -> str:
+    """A path relative to the page, safe as a URL."""
+    return quote(Path(os.path.relpath(path, base)).as_posix())

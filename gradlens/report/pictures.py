@@ -1,0 +1,100 @@
+"""Figures as parts of a page: small enough to mail, described in words."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from gradlens.errors import InputError
+
+WIDEST = 1800  # pixels: a figure of a page's width at 260 dots per inch
+LOSSLESS = 400_000  # bytes: charts stay under this without loss; photographs do not and are compressed
+QUALITY = 84
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure ready for a page.
+
+    Attributes:
+        name: its file's name without ending; what a reader saves it under.
+        data: a ``data:`` URI. Shown by ``<img>``, so that no script in an SVG can run.
+        width, height: pixels.
+        alt: what it shows, for those who cannot see it.
+        caption: text under it.
+    """
+
+    name: str
+    data: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+# what the figures of a shift evaluation show; the beginning of the file's name decides
+KNOWN = {
+    "gap_heatmap": "Gap of each model on each probe set. The table of gaps on this page has the same numbers.",
+    "gap-heatmap": "Gap of each model on each probe set. The table of gaps on this page has the same numbers.",
+    "shift_scatter": "Accuracy in distribution against accuracy on the probe sets, with intervals on both axes.",
+    "shift-scatter": "Accuracy in distribution against accuracy on the probe sets, with intervals on both axes.",
+    "confusion": "Confusion matrix: true classes against predicted classes.",
+    "cam": "Class activation maps laid over images.",
+}
+
+
+def embed(path: Path, caption: str = "") -> Picture:
+    """A figure file as a part of a page.
+
+    Args:
+        path: PNG, JPEG, WebP or SVG.
+        caption: text for under it; by default what the file itself says, else its name.
+
+    Raises:
+        InputError: no picture can be read from the file.
+    """
+    said = {}
+    if path.suffix.lower() == ".svg":
+        content, kind = path.read_bytes(), "svg+xml"
+        width, height = 0, 0  # its viewBox knows
+    else:
+        try:
+            with Image.open(path) as file:
+                said = _said(file)
+                image = file.convert("RGBA" if file.has_transparency_data else "RGB")
+        except (OSError, ValueError, SyntaxError) as err:
+            raise InputError(f"{path} is no picture that can be read: {err}") from err
+        if image.width > WIDEST:
+            image = image.resize((WIDEST, max(1, round(image.height * WIDEST / image.width))), Image.Resampling.LANCZOS)
+        content, kind = _webp(image), "webp"
+        width, height = image.size
+    name = path.stem
+    title = name.replace("--", ": ").replace("_", " ").replace("-", " ").strip()
+    known = next((text for start, text in KNOWN.items() if name.startswith(start)), "")
+    caption = caption or said.get("caption", "") or title[:1].upper() + title[1:]
+    alt = said.get("alt", "") or " ".join(part for part in (caption, known) if part)
+    data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(name, data, width, height, alt, caption)
+
+
+def _said(image: Image.Image) -> dict[str, str]:
+    """Title and description from the text that gradlens writes into its PNG files."""
+    try:
+        told = json.loads(image.info.get("gradlens", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
+
+
+def _webp(image: Image.Image) -> bytes:
+    for settings in ({"lossless": True, "quality": 60}, {"quality": QUALITY}):
+        stream = io.BytesIO()
+        image.save(stream, "WEBP", method=4, **settings)
+        if stream.tell() <= LOSSLESS:
+            break
+    return stream.getvalue()
