@@ -73,4 +73,4 @@ _add("vgg", "gradlens:vgg", channels=[16, 32, 64, 128, 128])
 
 _add("cifar10/custom_cnn", "gradlens:custom_cnn", size=32, widths=[24, 48, 96, 256], residuals=[0, 1, 1])
 _add("cifar10/resnet", "gradlens:resnet_small_images", size=32, channels=[24, 48, 96, 192], layers=[1, 1, 2, 2])
-_add("cifar10/densenet", "gradlens:densenet_small_images", size=32, growth_rate=12, block_config=[3, 5, 7])
+_add("cifar10/densenet", "gradlens:densenet_small_images", size=32, growth_rate=16, block_config=[3, 5, 7], bn_size=2)

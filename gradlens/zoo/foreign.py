@@ -1,0 +1,269 @@
+"""Models that have no checkpoint folder: timm, torchvision, the Hugging Face hub, a Python file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradlens.errors import CheckpointError, GradlensError, ModelError
+from gradlens.records import LoadedModel, Preprocess
+from gradlens.zoo.build import build, import_transformers, split_builder
+from gradlens.zoo.checkpoints import check_acts, generic_classes, load_state, misfits, preprocess_of, sha256_of
+
+DEFAULT_CLASSES = 1000
+
+
+def load_foreign(name: str, *, weights: str | None, classes: int | None, offline: bool) -> LoadedModel:
+    """The model that a builder makes, with weights from where ``weights`` says. See :func:`checkpoints.load`.
+
+    Raises:
+        CheckpointError: no weights were named, or they do not fit, or cannot be had.
+        ModelError: the network cannot be built, or does not act as an image classifier.
+    """
+    if weights is None:
+        raise CheckpointError(
+            f"{name} names an architecture, not weights: say --weights FILE, --weights pretrained or --weights random"
+        )
+    kind, rest = split_builder(name)
+    labels: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    if weights == "pretrained":
+        if classes is not None:
+            raise CheckpointError("pretrained weights bring their own classes; leave --classes out")
+        with network(offline, name):
+            module, preprocess, labels = _PRETRAINED[kind](rest, offline)
+        origin = "pretrained"
+    elif weights == "random":
+        with network(offline, name):
+            module = build(name, {}, classes or DEFAULT_CLASSES)
+        origin = "random"
+    else:
+        path = Path(weights)
+        with network(offline, name):
+            module = build_for(name, {}, path, classes)
+        origin = sha256_of(path)
+    module = module.float().eval()
+    preprocess = preprocess or preprocess_for(kind, rest, module)
+    k = check_acts(module, preprocess, name)
+    if classes is not None and k != classes:
+        raise ModelError(f"{name} has {k} outputs, {classes} were asked for; its factory should heed num_classes")
+    return LoadedModel(name, module, labels or class_names(kind, rest, k), preprocess, name, weights=origin)
+
+
+def build_for(builder: str, arguments: Mapping[str, Any], path: Path, classes: int | None) -> nn.Module:
+    """A network with the weights of a file; ``classes=None`` takes the number of outputs from the file.
+
+    The head is what differs between networks of 1,000 outputs and the file: when every mis-shaped tensor has 1,000
+    rows there and one other number here, that number is the file's.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
+    from gradlens.zoo.importing import read_state_dict
+
+    state = read_state_dict(path)
+    module = build(builder, arguments, classes or DEFAULT_CLASSES)
+    if classes is None:
+        own = module.state_dict()
+        shapes = {
+            (tuple(own[k].shape), tuple(t.shape)) for k, t in state.items() if k in own and own[k].shape != t.shape
+        }
+        rows = {
+            theirs[0] for ours, theirs in shapes if theirs and ours[0] == DEFAULT_CLASSES and ours[1:] == theirs[1:]
+        }
+        if len(rows) == 1 and list(misfits(module, state)):
+            module = build(builder, arguments, rows.pop())
+    load_state(module, state, path)
+    return module
+
+
+# ---------------------------------------------------------------- preprocessing and class names
+
+
+def preprocess_for(kind: str, name: str, module: nn.Module) -> Preprocess:
+    """How this architecture's images are prepared, as far as its library says; else timm's defaults at 224 pixels."""
+    if kind == "torchvision":
+        from torchvision import models
+
+        return _of_transforms(models.get_model_weights(name).DEFAULT.transforms())
+    given = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    return preprocess_of(given if isinstance(given, Mapping) else {})
+
+
+def _of_transforms(transforms: Any) -> Preprocess:
+    """torchvision's ``ImageClassification`` preset: resize the short side, crop the middle, normalise."""
+    (crop,), (resize,) = (transforms.crop_size[:1], transforms.resize_size[:1])
+    return Preprocess(
+        input_size=(3, crop, crop),
+        interpolation=transforms.interpolation.value,
+        crop_pct=min(1.0, crop / resize),
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+
+
+def class_names(kind: str, name: str, k: int) -> tuple[str, ...]:
+    """ImageNet's names for 1,000 outputs of a timm or torchvision architecture, else ``class_0`` ...; all unique."""
+    if k == DEFAULT_CLASSES and kind in ("timm", "torchvision"):
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        return _unique([info.index_to_description(i).partition(",")[0] for i in range(k)])
+    return generic_classes(k)
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """ImageNet has two cranes and two maillots: a name met before gets a number."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(result)
+
+
+# ---------------------------------------------------------------- published weights
+
+Published = tuple[nn.Module, Preprocess, tuple[str, ...] | None]
+
+
+def _timm_pretrained(name: str, offline: bool) -> Published:
+    import timm
+
+    if not timm.is_model(name):
+        build(f"timm:{name}")  # raises, with near names
+    module = timm.create_model(name, pretrained=True)
+    return module, _timm_preprocess(module), _timm_classes(module)
+
+
+def _timm_preprocess(module: nn.Module) -> Preprocess:
+    from timm.data import resolve_model_data_config
+
+    return preprocess_of(resolve_model_data_config(module))
+
+
+def _timm_classes(module: nn.Module) -> tuple[str, ...] | None:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    labels = module.pretrained_cfg.get("label_names")
+    if labels:
+        return tuple(labels)
+    subset = infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    k = module.num_classes
+    return _unique([info.index_to_description(i).partition(",")[0] for i in range(k)])
+
+
+def _torchvision_pretrained(name: str, offline: bool) -> Published:
+    from torchvision import models
+
+    build(f"torchvision:{name}")  # raises, with near names
+    best = models.get_model_weights(name).DEFAULT
+    if offline:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name
+        if not cached.is_file():
+            raise CheckpointError(f"--offline, and {cached} is not there; run once without --offline to fetch it")
+    module = models.get_model(name, weights=best)
+    return module, _of_transforms(best.transforms()), _unique(list(best.meta["categories"]))
+
+
+def _hub_pretrained(repo: str, offline: bool) -> Published:
+    config = hub_config(repo)
+    if "pretrained_cfg" in config:
+        import timm
+
+        place = "local-dir" if Path(repo).is_dir() else "hf-hub"
+        module = timm.create_model(f"{place}:{repo}", pretrained=True)
+        return module, _timm_preprocess(module), _timm_classes(module)
+    transformers = import_transformers()
+    module = transformers.AutoModelForImageClassification.from_pretrained(repo, local_files_only=offline)
+    processor = transformers.AutoImageProcessor.from_pretrained(repo, local_files_only=offline)
+    labels = [module.config.id2label[i] for i in range(module.config.num_labels)]
+    return module, _of_processor(processor), _unique(labels)
+
+
+def hub_config(repo: str) -> dict[str, Any]:
+    """The ``config.json`` of a repository or of a folder in its layout."""
+    from huggingface_hub import hf_hub_download
+
+    path = Path(repo) / "config.json"
+    if not path.is_file():
+        path = Path(hf_hub_download(repo, "config.json"))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return dict(document)
+
+
+def _of_processor(processor: Any) -> Preprocess:
+    """A transformers image processor, as far as a :class:`Preprocess` can say the same."""
+    size = dict(processor.size)
+    resize = size.get("shortest_edge") or size.get("height")
+    crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+    height, width = crop.get("height", resize), crop.get("width", resize)
+    kept = getattr(processor, "crop_pct", None) or min(1.0, height / resize)
+    return Preprocess(
+        input_size=(3, height, width),
+        interpolation="bicubic" if int(processor.resample) == 3 else "bilinear",  # PIL's numbers
+        crop_pct=kept,
+        crop_mode="center" if "shortest_edge" in size else "squash",
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+    )
+
+
+def _file_pretrained(spec: str, offline: bool) -> Published:
+    raise CheckpointError(f"{spec} names a Python file, which has no published weights; say --weights FILE or random")
+
+
+def _own_pretrained(name: str, offline: bool) -> Published:
+    raise CheckpointError(
+        f"gradlens:{name} has no published weights of its own; see gradlens zoo list for trained ones"
+    )
+
+
+_PRETRAINED = {
+    "timm": _timm_pretrained,
+    "torchvision": _torchvision_pretrained,
+    "hf": _hub_pretrained,
+    "file": _file_pretrained,
+    "gradlens": _own_pretrained,
+}
+
+
+@contextlib.contextmanager
+def network(offline: bool, name: str) -> Iterator[None]:
+    """Where libraries may look things up: forbidden when offline; what goes wrong becomes one line.
+
+    huggingface_hub reads its offline switch when it is imported, so both the variable and the read value are set, and
+    set back.
+    """
+    from huggingface_hub import constants
+
+    before, value = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except GradlensError:
+        raise
+    except Exception as err:  # a dozen kinds, from four libraries
+        why = re.sub(r"\s+", " ", str(err)).strip()[:200] or type(err).__name__
+        hint = "it is not in the cache; run once without --offline" if offline else "is the network there?"
+        raise CheckpointError(f"{name}: its weights or config cannot be had ({hint}): {why}") from err
+    finally:
+        constants.HF_HUB_OFFLINE = value
+        if offline:
+            if before is None:
+                del os.environ["HF_HUB_OFFLINE"]
+            else:
+                os.environ["HF_HUB_OFFLINE"] = before
