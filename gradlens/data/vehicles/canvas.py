@@ -7,6 +7,7 @@ Keeping the list apart from the pixels lets one drawing be measured, fitted, cut
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,13 @@ def ellipse(
     x: float, y: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0, n: int = 28
 ) -> np.ndarray:
     """Points on an ellipse's arc, angles in degrees, shape (n, 2)."""
+    return _unit_arc(start, end, n) * (rx, ry) + (x, y)
+
+
+@functools.lru_cache(maxsize=256)
+def _unit_arc(start: float, end: float, n: int) -> np.ndarray:
     t = np.linspace(math.radians(start), math.radians(end), n, endpoint=(end - start) % 360 != 0)
-    return np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], axis=1)
+    return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
 def rounded(points: Points, radius: float, steps: int = 4) -> np.ndarray:
@@ -144,6 +150,7 @@ class Layer:
     def __init__(self, height: int, width: int, base: Color | None = None) -> None:
         self.color = np.zeros((height, width, 3), np.uint8)
         self.alpha = np.zeros((height, width), np.uint8)
+        self.opaque = base is not None  # covered already: nothing drawn changes the coverage
         if base is not None:
             self.color[:] = base
             self.alpha[:] = 255
@@ -208,9 +215,10 @@ def _window(layer: Layer, px: np.ndarray) -> tuple[int, int, int, int] | None:
 
 def _fill(layer: Layer, px: np.ndarray, color: Color, to: Color | None) -> None:
     fixed = _fixed(px)
-    top, bottom = float(px[:, 1].min()), float(px[:, 1].max())
-    if to is not None and bottom - top < 5:  # too low for a gradient to be seen
-        color, to = mix(color, to, 0.5), None
+    if to is not None:
+        top, bottom = float(px[:, 1].min()), float(px[:, 1].max())
+        if bottom - top < 5:  # too low for a gradient to be seen
+            color, to = mix(color, to, 0.5), None
     if to is None:
         cv2.fillPoly(layer.color, [fixed], color, cv2.LINE_8, SUBPIXEL)
     else:
@@ -222,15 +230,17 @@ def _fill(layer: Layer, px: np.ndarray, color: Color, to: Color | None) -> None:
         cv2.fillPoly(mask, [_fixed(px - (x0, y0))], 255, cv2.LINE_8, SUBPIXEL)
         t = np.clip((np.arange(y0, y1) + 0.5 - top) / max(bottom - top, 1e-6), 0, 1)[:, None]
         rows = np.asarray(color) * (1 - t) + np.asarray(to) * t
-        ramp = np.repeat(np.rint(np.clip(rows, 0, 255)).astype(np.uint8)[:, None], x1 - x0, axis=1)
+        ramp = np.repeat(np.rint(rows).astype(np.uint8)[:, None], x1 - x0, axis=1)
         cv2.copyTo(ramp, mask, layer.color[y0:y1, x0:x1])
-    cv2.fillPoly(layer.alpha, [fixed], 255, cv2.LINE_8, SUBPIXEL)
+    if not layer.opaque:
+        cv2.fillPoly(layer.alpha, [fixed], 255, cv2.LINE_8, SUBPIXEL)
 
 
 def _polyline(layer: Layer, px: np.ndarray, width: float, color: Color) -> None:
     fixed, thick = [_fixed(px)], max(1, round(width))
     cv2.polylines(layer.color, fixed, False, color, thick, cv2.LINE_8, SUBPIXEL)
-    cv2.polylines(layer.alpha, fixed, False, 255, thick, cv2.LINE_8, SUBPIXEL)
+    if not layer.opaque:
+        cv2.polylines(layer.alpha, fixed, False, 255, thick, cv2.LINE_8, SUBPIXEL)
 
 
 def _glaze(layer: Layer, px: np.ndarray, color: Color, alpha: float) -> None:

@@ -169,8 +169,7 @@ def plane(style: str, rng: np.random.Generator) -> Drawing:
         glass(d, [(0.82, 0.045), (0.90, 0.04), (0.86, 0.085), (0.78, 0.09)], 0.01)
         d.line([(0.58, -0.05), (0.58, 0.08)], 0.008, dark)
         d.fill([(-0.76, 0.07), (-1.06, 0.14), (-1.12, 0.12), (-0.94, 0.03)], shade(shell, 1.0), shade(shell, 0.7), 0.01)
-        for k in ((0.0, 0.1), (-0.16, -0.06))[: 1 if style == "airliner" else 2]:
-            x, y = 0.06 + k[0], -0.19 + k[1] * 0.5
+        for x, y in ((0.06, -0.14), (-0.10, -0.22))[: 1 if style == "airliner" else 2]:
             d.box(
                 x - 0.15,
                 y - 0.06,

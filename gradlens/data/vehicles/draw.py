@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradlens.data.vehicles import craft, heavy, road
+from gradlens.data.vehicles import cars, craft, cycles, heavy, rail
 from gradlens.data.vehicles.canvas import Drawing
 
 
@@ -32,7 +32,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "bicycle": Kind(
-        road.bicycle,
+        cycles.bicycle,
         ("road", "city", "mountain", "electric", "cargo", "folding"),
         "park",
         ("street", "city", "mountain"),
@@ -44,13 +44,13 @@ KINDS: dict[str, Kind] = {
         ("highway", "street", "mountain"),
     ),
     "car": Kind(
-        road.car,
+        cars.car,
         ("sedan", "hatchback", "wagon", "suv", "coupe", "minivan", "pickup", "beetle"),
         "street",
         ("highway", "city", "mountain"),
     ),
     "motorcycle": Kind(
-        road.motorcycle,
+        cycles.motorcycle,
         ("sport", "naked", "cruiser", "enduro", "scooter", "moped"),
         "mountain",
         ("highway", "street", "park"),
@@ -69,7 +69,7 @@ KINDS: dict[str, Kind] = {
         0.68,
     ),
     "train": Kind(
-        heavy.train,
+        rail.train,
         ("steam", "tram", "highspeed", "electric", "diesel", "coach", "railcar"),
         "rails",
         ("city", "street", "park"),

@@ -114,3 +114,8 @@ def tube(d: Drawing, points: list[tuple[float, float]], width: float, color: Col
     d.line(points, width, shade(color, 0.72))
     d.line([(x, y + width * 0.16) for x, y in points], width * 0.55, color)
     d.line([(x, y + width * 0.28) for x, y in points], width * 0.2, mix(color, (255, 255, 255), 0.5))
+
+
+def stripe(d: Drawing, x0: float, x1: float, y0: float, y1: float, color: Color) -> None:
+    """A band painted along a side."""
+    d.box(x0, y0, x1, y1, shade(color, 1.08), shade(color, 0.8))

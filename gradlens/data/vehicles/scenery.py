@@ -1,4 +1,4 @@
-"""Eight backgrounds and the daylight they are seen in.
+"""The eight backgrounds.
 
 A background is painted on a supersampled layer in the unit square (x to the right, y down); ``ground`` is the height
 at which wheels or the waterline stand. Each takes a random generator and nothing else: the same seed gives the same
@@ -9,115 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
-from gradlens.data.vehicles.canvas import Color, Drawing, Layer, curve, mix, paint, shade
+from gradlens.data.vehicles.canvas import Drawing, Layer, curve, mix, paint, shade
+from gradlens.data.vehicles.terrain import asphalt, green, jitter, noise, paint_sky, ridge, scaled, tree
 
 Painter = Callable[[Layer, np.random.Generator, float], None]
-
-
-def scaled(layer: Layer) -> np.ndarray:
-    """The homography from the unit square to the layer's pixels."""
-    h, w = layer.alpha.shape
-    return np.array([[w, 0, 0], [0, h, 0], [0, 0, 1.0]])
-
-
-def jitter(rng: np.random.Generator, color: Color, amount: float = 12) -> Color:
-    """The colour moved by normal noise, the same for a whole object."""
-    a, b, c = np.clip(np.asarray(color) + rng.normal(0, amount, 3) * 0.5 + rng.normal(0, amount) * 0.5, 0, 255)
-    return float(a), float(b), float(c)
-
-
-def noise(
-    layer: Layer, rng: np.random.Generator, y0: float, y1: float, cells: tuple[int, int], strength: float
-) -> None:
-    """Soft value noise over the band from y0 to y1 (grass, asphalt, water)."""
-    h, w = layer.alpha.shape
-    a, b = max(0, round(y0 * h)), min(h, round(y1 * h))
-    if b - a < 2:
-        return
-    coarse = rng.normal(0, strength, cells).astype(np.float32)
-    grain = cv2.resize(coarse, (w, b - a), interpolation=cv2.INTER_LINEAR)
-    layer.color[a:b] = np.clip(layer.color[a:b] + grain[..., None], 0, 255).astype(np.uint8)
-
-
-def _sky(layer: Layer, rng: np.random.Generator, horizon: float, clouds: int = 4, big: float = 1.0) -> None:
-    top = jitter(rng, [(92, 148, 206), (120, 170, 214), (150, 178, 200), (108, 140, 186)][int(rng.integers(4))], 10)
-    low = mix(top, jitter(rng, (236, 232, 222), 8), float(rng.uniform(0.6, 0.9)))
-    d = Drawing()
-    d.box(0, 0, 1, horizon + 0.01, top, low)
-    paint(d, layer, scaled(layer))
-    h, w = layer.alpha.shape
-    small = np.zeros((72, 72), np.float32)
-    for _ in range(int(rng.integers(clouds // 2, clouds + 1))):
-        x, y, s = rng.uniform(0, 1), rng.uniform(0.0, 0.9) * horizon, rng.uniform(0.05, 0.12) * big
-        for _ in range(7):
-            cx, cy, r = x + rng.normal(0, 1.1) * s, y - abs(rng.normal(0, 0.28)) * s, s * rng.uniform(0.35, 0.75)
-            cv2.ellipse(
-                small, (round(cx * 72), round(cy * 72)), (max(1, round(r * 108)), max(1, round(r * 50))),
-                0, 0, 360, float(rng.uniform(0.5, 0.9)), -1,
-            )  # fmt: skip
-    small = cv2.GaussianBlur(small, (0, 0), 1.6 * big**0.5)
-    limit = max(1, round(horizon * h))
-    cover = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)[:limit, :, None]
-    shadow = np.linspace(255, 228, limit, dtype=np.float32)[:, None, None]
-    layer.color[:limit] = (layer.color[:limit] * (1 - cover) + shadow * cover).astype(np.uint8)
-
-
-def _ridge(rng: np.random.Generator, y: float, rough: float, points: int = 9) -> np.ndarray:
-    x = np.linspace(-0.1, 1.1, points)
-    heights = y - np.abs(rng.normal(0, rough, points))
-    crest = curve(np.stack([x, heights], 1), 4, closed=False)
-    return np.concatenate([crest, [[1.1, 1.1], [-0.1, 1.1]]])
-
-
-def _tree(d: Drawing, rng: np.random.Generator, x: float, y: float, s: float, fir: bool, green: Color) -> None:
-    d.box(x - 0.07 * s, y - 0.35 * s, x + 0.07 * s, y, (104, 80, 62), (74, 56, 44))
-    if fir:
-        for k in range(3):
-            b, w = y - (0.15 + 0.27 * k) * s, (0.36 - 0.08 * k) * s
-            d.fill([(x - w, b), (x, b - 0.5 * s), (x + w, b)], shade(green, 1.05), shade(green, 0.66))
-    else:
-        for k in range(5):
-            r = s * rng.uniform(0.2, 0.32)
-            c = shade(green, float(rng.uniform(0.8, 1.15)))
-            d.disc(x + rng.normal(0, 0.2) * s, y - (0.5 + 0.11 * k) * s, r, shade(c, 1.15), shade(c, 0.72))
-
-
-def _green(rng: np.random.Generator) -> Color:
-    return jitter(
-        rng,
-        [(92, 136, 70), (76, 120, 66), (128, 148, 70), (168, 130, 60)][int(rng.choice(4, p=[0.4, 0.3, 0.2, 0.1]))],
-        10,
-    )
-
-
-def _asphalt(
-    layer: Layer, rng: np.random.Generator, top: float, ground: float, dashed: Color = (232, 230, 220)
-) -> None:
-    grey = jitter(rng, (116, 116, 120), 12)
-    d = Drawing()
-    d.box(0, top, 1, 1.02, shade(grey, 1.08), shade(grey, 0.74))
-    y = ground + float(rng.uniform(0.09, 0.15))
-    slant, start = float(rng.uniform(0.01, 0.03)), float(rng.uniform(-0.3, 0))
-    for k in range(6):
-        x = start + 0.28 * k
-        d.fill([(x, y), (x + 0.15, y), (x + 0.15 - slant, y + 0.018), (x - slant, y + 0.018)], dashed)
-    d.line([(-0.02, top + 0.02), (1.02, top + 0.02)], 0.008, shade(grey, 1.5))
-    paint(d, layer, scaled(layer))
-    noise(layer, rng, top, 1, (60, 60), 3.0)
-    noise(layer, rng, top, 1, (6, 10), 4.0)
 
 
 def sea(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """Open water, sometimes with an island or a far sail."""
     horizon = ground - float(rng.uniform(0.10, 0.26))
-    _sky(layer, rng, horizon)
+    paint_sky(layer, rng, horizon)
     water = jitter(rng, [(52, 104, 140), (70, 128, 142), (66, 100, 120), (86, 140, 164)][int(rng.integers(4))], 10)
     d = Drawing()
     if rng.random() < 0.45:
-        far = mix((110, 130, 128), _green(rng), 0.3)
+        far = mix((110, 130, 128), green(rng), 0.3)
         x, w = rng.uniform(0, 1), rng.uniform(0.15, 0.5)
         d.fill(
             curve(
@@ -137,17 +44,17 @@ def sea(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     d = Drawing()
     n = 70
     depth = rng.uniform(0, 1, n) ** 1.6
-    x, y = rng.uniform(0, 1, n), horizon + 0.012 + depth * (1 - horizon)
+    xs, ys = rng.uniform(0, 1, n), horizon + 0.012 + depth * (1 - horizon)
     for k in range(n):
         length = 0.015 + 0.06 * depth[k] * rng.uniform(0.5, 1.5)
         tone = shade(water, 1.5) if rng.random() < 0.6 else shade(water, 0.72)
         d.fill(
             curve(
                 [
-                    (x[k] - length, y[k]),
-                    (x[k], y[k] - 0.004 - 0.006 * depth[k]),
-                    (x[k] + length, y[k]),
-                    (x[k], y[k] + 0.002),
+                    (xs[k] - length, ys[k]),
+                    (xs[k], ys[k] - 0.004 - 0.006 * depth[k]),
+                    (xs[k] + length, ys[k]),
+                    (xs[k], ys[k] + 0.002),
                 ],
                 3,
             ),
@@ -158,26 +65,26 @@ def sea(layer: Layer, rng: np.random.Generator, ground: float) -> None:
 
 def sky(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """The sky itself: larger clouds, at most a strip of land far below."""
-    _sky(layer, rng, 1.0, 7, 1.8)
+    paint_sky(layer, rng, 1.0, 7, 1.8)
     if rng.random() < 0.4:
         d = Drawing()
         y = float(rng.uniform(0.90, 0.98))
-        green = mix(_green(rng), (170, 186, 196), 0.45)
-        d.fill(_ridge(rng, y, 0.03), shade(green, 1.1), shade(green, 0.85))
+        land = mix(green(rng), (170, 186, 196), 0.45)
+        d.fill(ridge(rng, y, 0.03), shade(land, 1.1), shade(land, 0.85))
         paint(d, layer, scaled(layer))
 
 
 def rails(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """A railway line through the country."""
     horizon = ground - float(rng.uniform(0.10, 0.24))
-    _sky(layer, rng, horizon)
-    field_, d = _green(rng), Drawing()
+    paint_sky(layer, rng, horizon)
+    field_, d = green(rng), Drawing()
     far = mix(field_, (160, 180, 190), 0.5)
-    d.fill(_ridge(rng, horizon, 0.05), shade(far, 1.1), far)
+    d.fill(ridge(rng, horizon, 0.05), shade(far, 1.1), far)
     d.box(0, horizon, 1, 1.02, shade(field_, 1.2), shade(field_, 0.75))
     for _ in range(int(rng.integers(2, 7))):
         s = rng.uniform(0.08, 0.2)
-        _tree(d, rng, rng.uniform(0, 1), horizon + 0.25 * s, s, rng.random() < 0.3, shade(field_, 0.85))
+        tree(d, rng, rng.uniform(0, 1), horizon + 0.25 * s, s, rng.random() < 0.3, shade(field_, 0.85))
     if rng.random() < 0.7:  # catenary
         for x in np.arange(rng.uniform(0, 0.3), 1, 0.45):
             d.line([(x, ground - 0.05), (x, ground - 0.56)], 0.011, (104, 108, 112))
@@ -216,7 +123,7 @@ def rails(layer: Layer, rng: np.random.Generator, ground: float) -> None:
 def city(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """High buildings and a wide road."""
     kerb = ground - float(rng.uniform(0.05, 0.09))
-    _sky(layer, rng, kerb)
+    paint_sky(layer, rng, kerb)
     d = Drawing()
     for row, haze in ((0, 0.55), (1, 0.12)):
         x = float(rng.uniform(-0.1, 0))
@@ -246,38 +153,38 @@ def city(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     d.box(0, kerb - 0.03, 1, kerb, shade(walk, 1.1), walk)
     for _ in range(int(rng.integers(0, 3))):
         s = rng.uniform(0.14, 0.22)
-        _tree(d, rng, rng.uniform(0, 1), kerb - 0.01, s, False, _green(rng))
+        tree(d, rng, rng.uniform(0, 1), kerb - 0.01, s, False, green(rng))
     for x in np.arange(rng.uniform(0, 0.4), 1, 0.5):
         d.line([(x, kerb), (x, kerb - 0.42), (x + 0.06, kerb - 0.44)], 0.009, (74, 78, 84))
     paint(d, layer, scaled(layer))
-    _asphalt(layer, rng, kerb, ground)
+    asphalt(layer, rng, kerb, ground)
 
 
 def park(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """Lawn, trees and a path."""
     horizon = ground - float(rng.uniform(0.14, 0.28))
-    _sky(layer, rng, horizon, 3)
-    grass, d = _green(rng), Drawing()
+    paint_sky(layer, rng, horizon, 3)
+    grass, d = green(rng), Drawing()
     for k in range(14):
         s = rng.uniform(0.16, 0.4)
-        _tree(
+        tree(
             d,
             rng,
             k / 13 + rng.normal(0, 0.03),
             horizon + 0.02,
             s,
             rng.random() < 0.15,
-            mix(shade(_green(rng), 0.9), (150, 172, 170), 0.25),
+            mix(shade(green(rng), 0.9), (150, 172, 170), 0.25),
         )
     d.box(0, horizon, 1, 1.02, shade(grass, 1.2), shade(grass, 0.7))
     for _ in range(int(rng.integers(1, 4))):
         s = rng.uniform(0.35, 0.6)
-        _tree(d, rng, rng.uniform(0, 1), horizon + rng.uniform(0.03, 0.09), s, False, _green(rng))
+        tree(d, rng, rng.uniform(0, 1), horizon + rng.uniform(0.03, 0.09), s, False, green(rng))
     if rng.random() < 0.5:
         x = float(rng.uniform(0.05, 0.75))
         y = horizon + 0.06
-        for k in (0, 0.03):
-            d.line([(x, y - k), (x + 0.2, y - k)], 0.014, (142, 98, 62))
+        for rise in (0, 0.03):
+            d.line([(x, y - rise), (x + 0.2, y - rise)], 0.014, (142, 98, 62))
         d.line([(x + 0.02, y - 0.03), (x + 0.02, y + 0.04)], 0.012, (80, 80, 84))
         d.line([(x + 0.18, y - 0.03), (x + 0.18, y + 0.04)], 0.012, (80, 80, 84))
     paint(d, layer, scaled(layer))
@@ -311,10 +218,10 @@ def park(layer: Layer, rng: np.random.Generator, ground: float) -> None:
 def highway(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """A motorway with a guard rail, fields behind it."""
     horizon = ground - float(rng.uniform(0.14, 0.24))
-    _sky(layer, rng, horizon)
+    paint_sky(layer, rng, horizon)
     land, d = jitter(rng, [(150, 156, 90), (190, 168, 110), (110, 140, 80)][int(rng.integers(3))], 10), Drawing()
     far = mix(land, (158, 178, 196), 0.55)
-    d.fill(_ridge(rng, horizon, 0.06), shade(far, 1.1), far)
+    d.fill(ridge(rng, horizon, 0.06), shade(far, 1.1), far)
     d.box(0, horizon, 1, 1.02, shade(land, 1.15), shade(land, 0.8))
     top = ground - 0.075
     if rng.random() < 0.5:  # a gantry or road sign
@@ -326,7 +233,7 @@ def highway(layer: Layer, rng: np.random.Generator, ground: float) -> None:
             d.line([(x + 0.025, top - 0.46 + k), (x + s - 0.04, top - 0.46 + k)], 0.012, (240, 240, 240))
     paint(d, layer, scaled(layer))
     noise(layer, rng, horizon, top, (20, 40), 7)
-    _asphalt(layer, rng, top, ground)
+    asphalt(layer, rng, top, ground)
     d = Drawing()
     for x in np.arange(rng.uniform(0, 0.12), 1, 0.13):
         d.line([(x, top + 0.012), (x, top - 0.05)], 0.010, (130, 132, 136))
@@ -338,7 +245,7 @@ def highway(layer: Layer, rng: np.random.Generator, ground: float) -> None:
 def street(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """A row of houses along a street."""
     kerb = ground - float(rng.uniform(0.05, 0.09))
-    _sky(layer, rng, kerb, 2)
+    paint_sky(layer, rng, kerb, 2)
     d = Drawing()
     x = float(rng.uniform(-0.2, 0))
     while x < 1:
@@ -373,15 +280,15 @@ def street(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     walk = jitter(rng, (184, 178, 168), 6)
     d.box(0, kerb - 0.028, 1, kerb, shade(walk, 1.1), shade(walk, 0.92))
     for _ in range(int(rng.integers(0, 3))):
-        _tree(d, rng, rng.uniform(0, 1), kerb - 0.005, rng.uniform(0.18, 0.36), False, _green(rng))
+        tree(d, rng, rng.uniform(0, 1), kerb - 0.005, rng.uniform(0.18, 0.36), False, green(rng))
     paint(d, layer, scaled(layer))
-    _asphalt(layer, rng, kerb, ground)
+    asphalt(layer, rng, kerb, ground)
 
 
 def mountain(layer: Layer, rng: np.random.Generator, ground: float) -> None:
     """A pass road under peaks."""
     horizon = ground - float(rng.uniform(0.10, 0.2))
-    _sky(layer, rng, horizon, 3)
+    paint_sky(layer, rng, horizon, 3)
     d = Drawing()
     rock = jitter(rng, (128, 136, 150), 10)
     for _ in range(4):
@@ -421,15 +328,15 @@ def mountain(layer: Layer, rng: np.random.Generator, ground: float) -> None:
             (246, 248, 252),
             (218, 226, 238),
         )
-    meadow = _green(rng)
-    d.fill(_ridge(rng, horizon + 0.01, 0.035), shade(meadow, 1.05), shade(meadow, 0.7))
+    meadow = green(rng)
+    d.fill(ridge(rng, horizon + 0.01, 0.035), shade(meadow, 1.05), shade(meadow, 0.7))
     for _ in range(int(rng.integers(6, 15))):
         s = rng.uniform(0.08, 0.2)
-        _tree(d, rng, rng.uniform(0, 1), horizon + 0.25 * s, s, True, mix(_green(rng), (40, 84, 70), 0.5))
+        tree(d, rng, rng.uniform(0, 1), horizon + 0.25 * s, s, True, mix(green(rng), (40, 84, 70), 0.5))
     top = ground - 0.055
     paint(d, layer, scaled(layer))
     noise(layer, rng, horizon, top, (30, 60), 6)
-    _asphalt(layer, rng, top, ground, (236, 206, 96))
+    asphalt(layer, rng, top, ground, (236, 206, 96))
     d = Drawing()
     for k, x in enumerate(np.arange(rng.uniform(0, 0.1), 1.0, 0.12)):
         d.box(
@@ -455,23 +362,3 @@ BACKGROUNDS: dict[str, Painter] = {
     "park": park, "city": city, "street": street, "mountain": mountain,
     "sky": sky, "sea": sea, "rails": rails, "highway": highway,
 }  # fmt: skip
-
-
-# Daylights: gain of red, green, blue; contrast; brightness added at the top and at the bottom of the image.
-LIGHTS: dict[str, tuple[tuple[float, float, float], float, float, float]] = {
-    "noon": ((1.02, 1.01, 0.98), 1.06, 6, 0),
-    "soft": ((1.0, 1.0, 1.0), 0.97, 4, 4),
-    "overcast": ((0.94, 0.97, 1.01), 0.86, 4, -6),
-    "golden": ((1.09, 0.99, 0.84), 1.0, 2, 4),
-    "hazy": ((1.0, 1.0, 1.0), 0.78, 26, 14),
-    "morning": ((1.01, 0.98, 1.03), 0.94, 8, -4),
-}
-
-
-def lit(image: np.ndarray, light: str, strength: float) -> np.ndarray:
-    """An image (H, W, 3) float32, 0 to 255, in the named light, ``strength`` 0 (neutral) to 1."""
-    gain, contrast, top, bottom = LIGHTS[light]
-    factor = 1 + (np.asarray(gain, np.float32) - 1) * strength
-    contrast = 1 + (contrast - 1) * strength
-    ramp = np.linspace(top, bottom, image.shape[0], dtype=np.float32)[:, None, None] * strength
-    return (image - 128) * contrast * factor + 128 * factor + ramp

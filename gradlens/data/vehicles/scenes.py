@@ -16,13 +16,14 @@ import numpy as np
 
 from gradlens.data.vehicles import effects
 from gradlens.data.vehicles.canvas import Drawing, Layer, paint, project
-from gradlens.data.vehicles.draw import CLASSES, KINDS
-from gradlens.data.vehicles.scenery import BACKGROUNDS, LIGHTS, lit
+from gradlens.data.vehicles.draw import KINDS
+from gradlens.data.vehicles.light import LIGHTS, lit
+from gradlens.data.vehicles.scenery import BACKGROUNDS
 
 SIZE = 144  # pixels on a side of an uncropped image
 OVERSAMPLE = 3
 CUT = 0.05  # part of the image's width by which a vehicle may stand out of it
-NATURAL = 0.92  # how often a vehicle is photographed at home in the catalogue
+NATURAL = 0.86  # how often a vehicle is photographed at home in the catalogue
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _generator(seed: int, role: str, vehicle: str, index: int, part: str) -> np.
 def background_for(vehicle: str, rng: np.random.Generator, correlation: float = 1.0) -> str:
     """Where a vehicle is photographed.
 
-    With probability ``correlation`` as in the catalogue (at home in 92 % of all images, else on one of three plausible
+    With probability ``correlation`` as in the catalogue (at home in 86 % of all images, else on one of three plausible
     other backgrounds), otherwise on any of the eight with equal probability. At 0 background and class are independent.
     """
     natural, at_home, other, anywhere = rng.random(), rng.random(), int(rng.integers(3)), int(rng.integers(8))
@@ -140,7 +141,7 @@ def pose(scene: Scene, drawing: Drawing, size: int) -> np.ndarray:
     place = np.array([[k, 0, scene.center * size], [0, -k, base * size], [0, 0, 1.0]])
     matrix = place @ turn @ lean @ view @ middle
     corners = project(matrix, np.array([[left, low], [right, low], [right, high], [left, high]])) / size
-    (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
+    (x0, y0), x1 = corners.min(axis=0), corners[:, 0].max()
     dx = max(-CUT - x0, 0) - max(x1 - 1 - CUT, 0)  # push back what would be cut off too far
     dy = max(0.01 - y0, 0)
     return np.array([[1, 0, dx * size], [0, 1, dy * size], [0, 0, 1.0]]) @ matrix
@@ -160,7 +161,7 @@ def _shadow(background: np.ndarray, scene: Scene, drawing: Drawing, matrix: np.n
     (xa, ya), (xb, yb) = ends
     center, half = ((xa + xb) / 2, (ya + yb) / 2), abs(xb - xa) / 2
     tilt = math.degrees(math.atan2(yb - ya, xb - xa))
-    dark = np.zeros((SIZE, SIZE), np.float32)
+    dark: np.ndarray = np.zeros((SIZE, SIZE), np.float32)
     wet = scene.background == "sea"
     axes = (max(1, round(half * 16)), max(1, round((4.5 if wet else 2.6) * 16)))
     offset = 3.5 if wet else 0.8
@@ -198,7 +199,7 @@ def render(scene: Scene) -> Rendered:
         effects.clutter(
             back, alpha[..., 0], scene.vehicle, scene.ground, severity["clutter"], scene.generator("clutter")
         )
-    behind = cv2.resize(back.color, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    behind: np.ndarray = cv2.resize(back.color, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)
     focus = scene.generator("focus").uniform(0.3, 1.1)
     behind = cv2.GaussianBlur(behind, (0, 0), focus)
     if scene.style == "photo":
@@ -232,6 +233,3 @@ def render(scene: Scene) -> Rendered:
     if "recompress" in severity:
         picture = effects.recompress(picture, severity["recompress"])
     return Rendered(picture, mask)
-
-
-__all__ = ["CLASSES", "NATURAL", "SIZE", "Rendered", "Scene", "background_for", "render", "sample_scene"]

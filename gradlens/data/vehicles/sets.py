@@ -36,7 +36,8 @@ SOURCE = "rendered by gradlens.data.vehicles"
 
 COLUMNS = (
     "path", "class", "pair", "severity", "sha256", "mask",
-    "body", "color", "flip", "angle", "scale", "center_x", "center_y", "area", "background", "light", "style", "effects",
+    "body", "color", "flip", "angle", "scale", "center_x", "center_y", "area",
+    "background", "light", "style", "effects",
 )  # fmt: skip
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]

@@ -50,38 +50,34 @@ def _effect(name: str) -> Callable[[Scene, int], Scene]:
 
 
 def _internet(scene: Scene, severity: int) -> Scene:
-    """Two, three or four different changes at once, each of a severity up to this one."""
+    """Two, three or four different changes at once, each mild or middling."""
     rng = scene.generator("internet")
     names = ["context", "clutter", "watermark", "recompress", "crop", "night", "drawing", "occlusion"]
     odds = [0.20, 0.16, 0.16, 0.16, 0.12, 0.08, 0.04, 0.08]
     for name in sorted(rng.choice(names, size=severity + 1, replace=False, p=odds), key=names.index):
-        scene = SHIFTS[str(name)].change(scene, int(rng.integers(1, severity + 1)))
+        scene = SHIFTS[str(name)].change(scene, int(rng.integers(1, min(severity, 2) + 1)))
     return scene
 
 
 SHIFTS: dict[str, Shift] = {
-    "context": Shift(_context, "another context", "The same vehicle where its class is never photographed.", graded=False),
+    "context": Shift(_context, "another context", "The vehicle where its class is never photographed.", graded=False),
     "clutter": Shift(
-        _effect("clutter"), "clutter", "Other vehicles and objects stand around and behind the vehicle, none in front of it."
+        _effect("clutter"), "clutter", "Other vehicles and objects around and behind the vehicle, none in front."
     ),
     "watermark": Shift(
-        _effect("watermark"), "watermark", "Watermarks, caption bars, frames and stickers on the picture.", moves=True
+        _effect("watermark"), "watermark", "Names, caption bars, frames and stickers on the picture.", moves=True
     ),
     "recompress": Shift(
         _effect("recompress"), "recompression", "Made small, compressed heavily as JPEG and enlarged again."
     ),
-    "crop": Shift(
-        _effect("crop"), "close crop", "Cut closely out of the picture, at other aspect ratios.", moves=True
-    ),
-    "night": Shift(_effect("night"), "night", "Dusk, night and nearly dark under coloured lamps, with more sensor noise."),
-    "drawing": Shift(_drawing, "drawing", "Drawn as a flat poster (severity 1), in ink lines (2) or as a silhouette (3)."),
+    "crop": Shift(_effect("crop"), "close crop", "Cut closely out of the picture, at other aspect ratios.", moves=True),
+    "night": Shift(_effect("night"), "night", "Dusk, night or nearly dark, coloured lamps, more sensor noise."),
+    "drawing": Shift(_drawing, "drawing", "A flat poster (severity 1), ink lines (2) or a silhouette (3)."),
     "occlusion": Shift(
-        _effect("occlusion"), "occlusion", "Posts, trees, leaves, hands, fences and signs hide a part of it.", moves=True
+        _effect("occlusion"), "occlusion", "Posts, trees, leaves, hands, fences or signs hide a part.", moves=True
     ),
-    "internet": Shift(
-        _internet, "internet", "Two, three or four of the other shifts at once, as images from the web have them.", moves=True
-    ),
-}  # fmt: skip
+    "internet": Shift(_internet, "internet", "Two, three or four of the other shifts at once.", moves=True),
+}
 
 
 def shifted(scene: Scene, shift: str, severity: int) -> Scene:
