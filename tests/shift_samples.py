@@ -42,17 +42,17 @@ def draw(
 
 
 def told(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str], **rest: object) -> Predictions:
-    """Hard predictions, written out."""
-    p = Predictions(
-        model="model",
-        dataset="set",
-        classes=tuple(classes),
-        label_classes=tuple(classes),
-        ids=tuple(str(i) for i in range(len(labels))),
-        labels=np.array(labels, dtype=np.int64),
-        predicted=np.array(predicted, dtype=np.int64),
-    )
-    return replace(p, **rest)  # type: ignore[arg-type]
+    """Predictions, written out; ``rest`` are further fields."""
+    fields = {
+        "model": "model",
+        "dataset": "set",
+        "classes": tuple(classes),
+        "label_classes": tuple(classes),
+        "ids": tuple(str(i) for i in range(len(labels))),
+        "labels": np.array(labels, dtype=np.int64),
+        "predicted": np.array(predicted, dtype=np.int64),
+    }
+    return Predictions(**{**fields, **rest})  # type: ignore[arg-type]
 
 
 def rows(p: Predictions, order: np.ndarray) -> Predictions:

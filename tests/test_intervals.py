@@ -44,7 +44,7 @@ def test_ends_are_exactly_zero_and_one(function) -> None:
 @pytest.mark.parametrize(("k", "n", "confidence"), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0), (1, 5, 95)])
 def test_nonsense_is_refused(k: int, n: int, confidence: float) -> None:
     for function in (intervals.clopper_pearson, intervals.wilson):
-        with pytest.raises(ValueError, match="confidence|expected 0 <= k <= n"):
+        with pytest.raises(ValueError, match=r"confidence|expected 0 <= k <= n"):
             function(k, n, confidence)
 
 
