@@ -485,10 +485,19 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("hf:someone")
 
 
-def test_hub(shared_data: Path) -> None:
-    pytest.importorskip("datasets", reason="the extra gradlens[hf] is not installed")
-    images = open_source(f"hf:{shared_data}:default:train", offline=True)
-    assert len(images) > 0
+def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra gradlens[hf] is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "cats").mkdir()
+    parquet(tmp_path / "cats" / "test.parquet", 5)
+    for spec in (f"hf:{tmp_path}/cats:test", f"hf:{tmp_path}/cats:default:test"):
+        images = open_source(spec, offline=True)
+        check(images, ("a", "b", "c"), 5)
+        assert (images.name, images.role) == ("cats-test", "test")
+        assert images.labels.tolist() == [0, 1, 2, 0, 1]
+        assert [tuple(images.read(i)[0, 0]) for i in range(5)] == [colour_of(i) for i in range(5)]
+    with pytest.raises(InputError, match=r"cannot be opened without a network \(--offline\): Unknown split"):
+        open_source(f"hf:{tmp_path}/cats:train", offline=True)
 
 
 # --- mappings ------------------------------------------------------------------------------------------------------

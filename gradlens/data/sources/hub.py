@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -72,8 +73,7 @@ def open_torchvision(spec: str, offline: bool) -> ImageSet:
     try:
         dataset = make(**arguments)
     except Exception as err:  # each of some sixty classes fails in its own way
-        why = "it is not there, and with --offline it is not downloaded" if offline else "it cannot be opened"
-        raise InputError(f"{spec}: {why} ({_first_line(err)})") from err
+        raise _unavailable(spec, offline, err) from err
     labels = _torchvision_labels(dataset, spec)
     classes = tuple(map(str, getattr(dataset, "classes", None) or range(max(labels, default=-1) + 1)))
     samples = tuple(Sample(str(i), label) for i, label in enumerate(labels))
@@ -120,6 +120,8 @@ def open_hub(spec: str, offline: bool) -> ImageSet:
         raise InstallationError(
             f"{spec} needs the package 'datasets' ({err}); run: pip install 'gradlens[hf]'"
         ) from err
+    if quiet := not (sys.stderr.isatty() or datasets.are_progress_bars_disabled()):
+        datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(
             repo, config, split=split, download_config=datasets.DownloadConfig(local_files_only=offline)
@@ -129,8 +131,10 @@ def open_hub(spec: str, offline: bool) -> ImageSet:
         if column is not None:
             table = table.cast_column(column, datasets.Image(decode=False))
     except Exception as err:  # network, hub and parsing errors of four libraries
-        how = "it is not in the cache, and with --offline it is not looked up" if offline else "it cannot be loaded"
-        raise InputError(f"{spec}: {how} ({_first_line(err)})") from err
+        raise _unavailable(spec, offline, err) from err
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
     if column is None:
         raise InputError(f"{spec}: expected a column of images, got {', '.join(table.column_names)}")
     classes = None if label is None else tuple(table.features[label].names)
@@ -170,5 +174,7 @@ def _torchvision_labels(dataset: Any, spec: str) -> list[int]:
     return list(labels)
 
 
-def _first_line(err: Exception) -> str:
-    return (str(err) or type(err).__name__).strip().splitlines()[0][:200]
+def _unavailable(spec: str, offline: bool, err: Exception) -> InputError:
+    how = "without a network (--offline)" if offline else ""
+    why = (str(err) or type(err).__name__).strip().splitlines()[0][:200]
+    return InputError(f"{spec}: cannot be opened {how}".rstrip() + f": {why}")
