@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gradlens.errors import InstallationError, ModelError, NotFoundError
@@ -37,6 +38,13 @@ def split_builder(builder: str) -> tuple[str, str]:
         f"expected an architecture like timm:resnet18, torchvision:densenet121, gradlens:custom_cnn, hf:REPO or "
         f"FILE.py:FACTORY, got {builder!r}"
     )
+
+
+def build_seeded(builder: str, arguments: Mapping[str, Any], num_classes: int, seed: int = 0) -> nn.Module:
+    """:func:`build` with weights drawn from ``seed``; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(builder, arguments, num_classes)
 
 
 def build(builder: str, arguments: Mapping[str, Any] | None = None, num_classes: int = 1000) -> nn.Module:

@@ -22,7 +22,7 @@ from torch import nn
 from gradlens.errors import CheckpointError, ModelError, NotFoundError
 from gradlens.records import LoadedModel, Preprocess
 from gradlens.runtime import bundled, versions, whole_file
-from gradlens.zoo.build import PREFIXES, build, split_builder
+from gradlens.zoo.build import PREFIXES, build_seeded, split_builder
 from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
 from gradlens.zoo.outputs import logits_of
 from gradlens.zoo.profile import profile
@@ -118,13 +118,14 @@ def _must_be_builder(name: str, known: Mapping[str, Path]) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def save(folder: Path, module: nn.Module, card: Card) -> Card:
+def save(folder: Path, module: nn.Module, card: Card, *, name: str = "") -> Card:
     """Write a checkpoint folder; each file appears whole or not at all, ``config.json`` last.
 
     Args:
         folder: ``.../collection/model``, made where it is missing.
         module: the network that ``card.builder`` builds, with its weights.
         card: its ``parameters, flops, size, sha256, versions`` are filled in here.
+        name: on the model card; ``collection/model`` of the folder where none is given.
 
     Returns:
         The complete card, as written.
@@ -133,6 +134,7 @@ def save(folder: Path, module: nn.Module, card: Card) -> Card:
         CheckpointError: a weight is not finite, or the logits are not as many as the card's classes.
     """
     split_builder(card.builder)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = _as_stored(module)
     was_training = module.training
     try:
@@ -152,17 +154,18 @@ def save(folder: Path, module: nn.Module, card: Card) -> Card:
             "versions": versions(),
         }
     )
-    write_card(folder, full, module)
+    write_card(folder, full, module, name=name)
     return full
 
 
-def write_card(folder: Path, card: Card, module: nn.Module | None = None) -> None:
+def write_card(folder: Path, card: Card, module: nn.Module | None = None, *, name: str = "") -> None:
     """Write ``config.json`` and ``README.md`` of a folder whose weights stand already (to add scores, for instance).
 
     Args:
         folder: a checkpoint folder.
         card: a complete card.
         module: asked for what timm's layout wants to know; ``None`` keeps what the folder's config says.
+        name: on the model card; ``collection/model`` of the folder where none is given.
     """
     if module is not None:
         pooling = getattr(module, "global_pool", None)
@@ -179,12 +182,16 @@ def write_card(folder: Path, card: Card, module: nn.Module | None = None) -> Non
             "classifier": old.get("pretrained_cfg", {}).get("classifier"),
         }
     config = config_of(card, **facts)
-    collection = folder.resolve().parent.name
-    name = folder.name if collection == "checkpoints" else f"{collection}/{folder.name}"
     with whole_file(folder / README) as path:
-        path.write_text(readme_of(card, name), encoding="utf-8")
+        path.write_text(readme_of(card, name or full_name(folder)), encoding="utf-8")
     with whole_file(folder / CONFIG) as path:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def full_name(folder: Path) -> str:
+    """``collection/model`` of a checkpoint folder, as its path says; ``model`` at the top of ``checkpoints``."""
+    collection, model = folder.resolve().parts[-2:]
+    return model if collection == "checkpoints" else f"{collection}/{model}"
 
 
 def _as_stored(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -311,7 +318,7 @@ def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedMo
         ModelError: the network cannot be built, or does not act as an image classifier.
     """
     card = read_card(folder)
-    module = build(builder_of(card, folder), card.arguments, len(card.classes))
+    module = build_seeded(builder_of(card, folder), card.arguments, len(card.classes))
     if weights in (None, "pretrained"):
         path = folder / WEIGHTS
         digest = verify_checksum(path, card)
@@ -319,10 +326,11 @@ def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedMo
     elif weights == "random":
         digest = "random"
     else:
-        from gradlens.zoo.importing import read_state_dict
+        from gradlens.zoo.importing import fitted, read_state_dict
 
-        digest = sha256_of(Path(weights)) if Path(weights).is_file() else ""
-        load_state(module, read_state_dict(Path(weights)), Path(weights))
+        path = Path(weights)
+        load_state(module, fitted(module, read_state_dict(path)), path)
+        digest = sha256_of(path)
     module = module.float().eval()
     _check_outputs(module, card, str(folder))
     return LoadedModel(
@@ -351,6 +359,13 @@ def verify_checksum(path: Path, card: Card) -> str:
             "copy it again, or import it as a model of its own (gradlens zoo import)"
         )
     return digest
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors files do, whatever its name: a length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (start[8:9] == b"{" and not start.startswith((b"PK", b"\x80")))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -436,7 +451,8 @@ def load(
         name: a name of the zoo, a checkpoint folder, ``timm:NAME``, ``torchvision:NAME``, ``hf:REPO`` or
             ``FILE.py:FACTORY``.
         zoo: folder of checkpoints; ``None`` for ``./checkpoints``, then gradlens' own.
-        weights: a file, ``"pretrained"`` or ``"random"``; a model of the zoo has its own and needs none.
+        weights: a file, ``"pretrained"`` or ``"random"`` (always the same ones); a model of the zoo has its own and
+            needs none.
         classes: outputs of an architecture that is built here; ``None`` for 1,000, or what the weight file says.
         offline: look nothing up on a network.
 

@@ -15,8 +15,9 @@ from torch import nn
 
 from gradlens.errors import CheckpointError, GradlensError, ModelError
 from gradlens.records import LoadedModel, Preprocess
-from gradlens.zoo.build import build, import_transformers, split_builder
-from gradlens.zoo.checkpoints import check_acts, generic_classes, load_state, misfits, preprocess_of, sha256_of
+from gradlens.zoo.build import build, build_seeded, import_transformers, split_builder
+from gradlens.zoo.checkpoints import check_acts, generic_classes, preprocess_of, sha256_of
+from gradlens.zoo.importing import module_with, read_state_dict
 
 DEFAULT_CLASSES = 1000
 
@@ -43,12 +44,13 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
         origin = "pretrained"
     elif weights == "random":
         with network(offline, name):
-            module = build(name, {}, classes or DEFAULT_CLASSES)
+            module = build_seeded(name, {}, classes or DEFAULT_CLASSES)
         origin = "random"
     else:
         path = Path(weights)
+        state = read_state_dict(path)
         with network(offline, name):
-            module = build_for(name, {}, path, classes)
+            module = module_with(name, {}, state, classes, path)
         origin = sha256_of(path)
     module = module.float().eval()
     preprocess = preprocess or preprocess_for(kind, rest, module)
@@ -56,33 +58,6 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
     if classes is not None and k != classes:
         raise ModelError(f"{name} has {k} outputs, {classes} were asked for; its factory should heed num_classes")
     return LoadedModel(name, module, labels or class_names(kind, rest, k), preprocess, name, weights=origin)
-
-
-def build_for(builder: str, arguments: Mapping[str, Any], path: Path, classes: int | None) -> nn.Module:
-    """A network with the weights of a file; ``classes=None`` takes the number of outputs from the file.
-
-    The head is what differs between networks of 1,000 outputs and the file: when every mis-shaped tensor has 1,000
-    rows there and one other number here, that number is the file's.
-
-    Raises:
-        CheckpointError: the weights do not fit.
-    """
-    from gradlens.zoo.importing import read_state_dict
-
-    state = read_state_dict(path)
-    module = build(builder, arguments, classes or DEFAULT_CLASSES)
-    if classes is None:
-        own = module.state_dict()
-        shapes = {
-            (tuple(own[k].shape), tuple(t.shape)) for k, t in state.items() if k in own and own[k].shape != t.shape
-        }
-        rows = {
-            theirs[0] for ours, theirs in shapes if theirs and ours[0] == DEFAULT_CLASSES and ours[1:] == theirs[1:]
-        }
-        if len(rows) == 1 and list(misfits(module, state)):
-            module = build(builder, arguments, rows.pop())
-    load_state(module, state, path)
-    return module
 
 
 # ---------------------------------------------------------------- preprocessing and class names

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from gradlens.registry import Registry
@@ -49,7 +50,8 @@ def vgg(
     for width, depth in zip(channels, depths, strict=True):
         plan += [width] * depth + ["M"]
     features = make_layers(plan, batch_norm=True)
-    model = VGG(nn.Identity(), num_classes=num_classes, init_weights=False)  # the head's own initialisation is slow
+    with torch.device("meta"):  # its own head is 120 million weights, made only to be replaced
+        model = VGG(nn.Identity(), num_classes=num_classes, init_weights=False)
     model.features = features
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     model.classifier = nn.Linear(channels[-1], num_classes)
