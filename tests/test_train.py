@@ -306,6 +306,14 @@ def test_a_cut_run_ends_with_the_same_weights(changes: dict[str, Any], tmp_path:
     assert same_weights(whole, again)
 
 
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+@pytest.mark.parametrize("count", [16, 32, 48])
+def test_the_shortest_of_runs(schedule: str, count: int, tmp_path: Path) -> None:
+    settings = recipe(epochs=1, schedule={"name": schedule})
+    trained = loop.train(tiny(), settings, images(count), images(16, seed=9), tmp_path, QUIET)
+    assert 0 < trained.history[0].lr <= settings.optimiser.lr * (1 + 1e-9)
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     data, chosen = images(), images(40, seed=9)
     runs = [tiny(seed=0), tiny(seed=0), tiny(seed=0)]

@@ -286,11 +286,12 @@ def _schedule(
     """Stepped once per batch, ``steps`` times in all."""
     start = 0.04  # of the highest rate: where warm-up begins
     if schedule.name == "onecycle":
+        total = max(3, steps + 1)  # torch divides by the length of each phase
         return lr_scheduler.OneCycleLR(
             optimiser,
             max_lr=settings.lr,
-            total_steps=steps + 1,
-            pct_start=max(schedule.warmup, 1 / (steps + 1)),
+            total_steps=total,
+            pct_start=max(schedule.warmup, 2 / total),
             div_factor=1 / start,
             final_div_factor=start / max(schedule.final, 1e-9),
             cycle_momentum=False,
