@@ -134,12 +134,12 @@ def night(image: np.ndarray, severity: int, rng: np.random.Generator) -> tuple[n
     x, y = np.meshgrid(np.linspace(0, 1, w, dtype=np.float32), np.linspace(0, 1, h, dtype=np.float32))
     lamp_x, lamp_y = rng.uniform(0.1, 0.9), rng.uniform(0.0, 0.5)
     glow = np.exp(-((x - lamp_x) ** 2 + (y - lamp_y) ** 2) / 0.22)[..., None]
-    gamma, gain = ((1.1, 0.72), (1.25, 0.58), (1.45, 0.48))[severity - 1]
-    strength = (0.55, 0.9, 1.1)[severity - 1]
-    linear = np.clip(image / 255, 0, 1) ** gamma * gain * (0.62 + 0.75 * glow)
+    gamma, gain = ((1.0, 0.90), (1.1, 0.72), (1.3, 0.58))[severity - 1]
+    strength = (0.35, 0.65, 0.95)[severity - 1]
+    linear = np.clip(image / 255, 0, 1) ** gamma * gain * (0.66 + 0.7 * glow)
     grey = linear.mean(axis=2, keepdims=True)
-    muted = grey + (linear - grey) * (0.8, 0.55, 0.35)[severity - 1]
-    return muted * (1 + (cast - 1) * strength) * 255, (2.5, 4.0, 6.0)[severity - 1]
+    muted = grey + (linear - grey) * (0.9, 0.7, 0.5)[severity - 1]
+    return muted * (1 + (cast - 1) * strength) * 255, (2.2, 3.5, 5.5)[severity - 1]
 
 
 def crop(image: np.ndarray, mask: np.ndarray, severity: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
