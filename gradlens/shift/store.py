@@ -52,15 +52,21 @@ def file_names(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """A file name for each (model, dataset): ``<model>--<dataset>.parquet`` with ``/`` as ``--``, all different."""
     names: dict[tuple[str, str], str] = {}
     for model, dataset in pairs:
-        stem = f"{model}--{dataset}".replace("/", "--").replace("\\", "--").replace("\0", "").lstrip(".")
-        if len(stem.encode()) > 200:  # file systems stop at 255 bytes
-            stem = stem.encode()[:180].decode(errors="ignore") + "-" + hashlib.sha256(stem.encode()).hexdigest()[:12]
+        stem = safe_stem(f"{model}--{dataset}")
         name, again = stem, 1
         while f"{name}.parquet" in names.values():  # "a/b" and "a--b" are two models
             again += 1
             name = f"{stem}~{again}"
         names[model, dataset] = f"{name}.parquet"
     return names
+
+
+def safe_stem(name: str) -> str:
+    """``name`` as a file's name without its ending: ``/`` as ``--``, not hidden, not longer than file systems take."""
+    stem = name.replace("/", "--").replace("\\", "--").replace("\0", "").lstrip(".")
+    if len(stem.encode()) > 200:
+        stem = stem.encode()[:180].decode(errors="ignore") + "-" + hashlib.sha256(stem.encode()).hexdigest()[:12]
+    return stem
 
 
 def write(path: Path, predictions: Predictions, about: Mapping[str, Any]) -> None:

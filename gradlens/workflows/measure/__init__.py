@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradlens.errors import GradlensError
+from gradlens.report import page
 from gradlens.runtime import Runtime
 from gradlens.workflows.measure import leave, published
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
@@ -50,10 +51,12 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
             runtime.say(f"note: {note}")
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
+        leave.draw(run, evidence, found, request, runtime)
         ended = time.perf_counter()
-        timings = {**evidence.timings, "scoring": writing - scoring, "writing": ended - writing}
-        timings["total"] = ended - started
-        run.finish(leave.run_json(evidence, found, request, runtime, timings))
+        timings = {**evidence.timings, "scoring": writing - scoring, "tables and figures": ended - writing}
+        about = leave.run_json(evidence, found, request, runtime, {**timings, "total": ended - started})
+        run.add(page.build(run.path, about))
+        run.finish(about)
         return Measurement(
             evidence, found, leave.as_text(evidence, found, request), leave.document(evidence, found, run)
         )

@@ -77,7 +77,7 @@ def load_models(request: Request, names: Sequence[str], runtime: Runtime) -> lis
     Raises:
         GradlensError: a model has random weights that nobody asked for.
     """
-    models = []
+    models: list[LoadedModel] = []
     for name in runtime.progress(names, "loading models", unit="model"):
         model = checkpoints.load(name, zoo=request.zoo, weights=request.weights, classes=None, offline=runtime.offline)
         if model.weights == "random" and request.weights != "random":

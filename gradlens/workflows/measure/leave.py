@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gradlens.figures import confusion, gap_heatmap, shift_scatter, style
+from gradlens.figures.shift_scatter import Point
+from gradlens.records import Estimate, GapReport
 from gradlens.runtime import Runtime, versions, whole_file
-from gradlens.shift import store, tables
+from gradlens.shift import intervals, metrics, store, tables
 from gradlens.shift.tables import Column
 from gradlens.workflows.measure.evidence import Evidence, Request
 from gradlens.workflows.measure.score import Findings
 from gradlens.workflows.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NARROW, WIDE = 80, 120  # columns of text where no terminal says how many there are: never less, usually this
 
@@ -187,3 +194,38 @@ def write_predictions(run: RunFolder, evidence: Evidence) -> None:
         s = sets[dataset]
         about = {"role": s.role, "shift": s.shift, "paired_with": s.paired_with, "images": s.fingerprint}
         store.write(run.file(f"predictions/{name}"), evidence.predictions[model, dataset], about)
+
+
+def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, runtime: Runtime) -> None:
+    """The figures, each as PNG (300 dpi) and PDF: gaps as a heat map, accuracy against accuracy, confusion matrices."""
+    figures: list[tuple[str, Callable[[], Figure]]] = []
+    gaps = [g for g in found.gaps if g.metric == "accuracy" and g.label_space == "shared"]
+    if any(g.gap.defined for g in gaps):
+        figures.append(("gap_heatmap", lambda: gap_heatmap.gap_heatmap(gaps)))
+        points = [_point(g, request.confidence) for g in gaps if g.gap.defined]
+        figures.append(("shift_scatter", lambda: shift_scatter.shift_scatter(points)))
+    for m in ranked(evidence, found):
+        sets = [evidence.in_dist.name, *_hardest(gaps, m)]
+        panels = [metrics.on_classes(evidence.predictions[m, s]) for s in sets]
+        stem = "confusion-" + store.safe_stem(m)
+        figures.append((stem, lambda panels=panels: confusion.confusion(panels)))  # type: ignore[misc]
+    provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
+    for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
+        for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
+            run.add(path)
+
+
+def _point(g: GapReport, confidence: float) -> Point:
+    """Accuracy on both sides of a gap, on the images that the gap compares."""
+    sides = []
+    for value, n in ((g.in_dist_value, g.n_in_dist), (g.probe_value, g.n_probe)):
+        low, high = intervals.clopper_pearson(round(value * n), n, confidence)
+        made = intervals.label("Clopper-Pearson", confidence)
+        sides.append(Estimate(value, min(low, value), max(high, value), n, made))
+    return Point(g.model, g.in_dist, g.probe, *sides)
+
+
+def _hardest(gaps: Sequence[GapReport], model: str) -> list[str]:
+    """The probe set on which the model loses most."""
+    own = [g for g in gaps if g.model == model and g.gap.defined]
+    return [max(own, key=lambda g: g.gap.value).probe] if own else []
