@@ -19,7 +19,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlens.depths.graph import Cuts, find_cuts
-from gradlens.depths.layout import Reading, check, probe_images, readings
+from gradlens.depths.layout import ATTEMPTS, Reading, check, probe_images, readings
 from gradlens.depths.modules import hooked, undisturbed, unwrap
 from gradlens.errors import DepthError, ModelError, NotFoundError
 from gradlens.records import HookPoint
@@ -272,24 +272,35 @@ class _Finder:
         options = {o.key: readings(o.shape, self.size, *self.token_hints) for o in outputs}
         verdicts: dict[tuple[str, int], dict[Reading, bool | None]] = defaultdict(dict)
         pending = set(options)
-        for strength in (3.0, 12.0):  # a stronger patch for what did not answer clearly
+        for side, strength in ATTEMPTS:
             if not pending:
                 break
             generator = torch.Generator().manual_seed(0)
             base = torch.randn(self.image.shape, generator=generator).to(self.image) * 0.3
-            batch = probe_images(base, strength, generator)
+            batch = probe_images(base, side, strength, generator)
             asked = {path: self.modules[path] for path, _ in pending}
 
-            def see(path: str, call: int, tensor: torch.Tensor, pending: set[tuple[str, int]] = pending) -> None:
-                if (path, call) in pending and tensor.shape[0] == 6:
-                    for reading in options[path, call]:
-                        if verdicts[path, call].get(reading) is not True:
-                            verdicts[path, call][reading] = check(tensor.detach(), reading, self.size)
-
+            see = self._judge(pending, options, verdicts, side)
             with undisturbed(self.model), torch.no_grad(), hooked(asked, see):
                 self.model(batch)
             pending = {k for k in pending if True not in verdicts[k].values()}
         return {key: _decide(options[key], verdicts[key]) for key in options}
+
+    def _judge(
+        self,
+        pending: set[tuple[str, int]],
+        options: dict[tuple[str, int], list[Reading]],
+        verdicts: dict[tuple[str, int], dict[Reading, bool | None]],
+        side: float,
+    ) -> Callable[[str, int, torch.Tensor], None]:
+        """What to do with each output for :func:`probe_images`: try its readings, note which pass."""
+
+        def see(path: str, call: int, tensor: torch.Tensor) -> None:
+            if (path, call) in pending:
+                for reading in options[path, call]:
+                    verdicts[path, call][reading] = check(tensor.detach(), reading, self.size, side)
+
+        return see
 
     def _point(self, o: _Output, settled: tuple[Reading, bool | None], block: bool) -> HookPoint:
         reading, verified = settled

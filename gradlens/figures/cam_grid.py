@@ -63,14 +63,15 @@ class Row:
     Attributes:
         view: uint8 (H, W, 3), the part of the image that the network saw.
         name, source: what stands left of it: its class or file, and the set it comes from.
-        cells: one per column; the image all belong to is ``image`` for ``scale="image"`` (rows of one image share it).
+        cells: one per column, ``None`` where this row has no such depth.
+        image: which image it is: rows of one image share their maximum for ``scale="image"``.
         caption: the prediction, where one model made the whole row.
     """
 
     view: np.ndarray
     name: str
     source: str
-    cells: Sequence[Cell]
+    cells: Sequence[Cell | None]
     image: str
     caption: Caption | None = None
 
@@ -129,7 +130,7 @@ def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
     cell = min(1.15, (PAGE_WIDTH - _NAMES - 0.05) / (across + 1) - _GAP)
     height = max(_aspect(r.view) for r in rows) * cell
     header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns)
-    captions = any(r.caption for r in rows) or any(c.caption for r in rows for c in r.cells)
+    captions = any(r.caption for r in rows) or any(c and c.caption for r in rows for c in r.cells)
     line = height + _GAP + (_CAPTION if captions else 0.0)
     # where depths wrap, every line needs its own names above it
     block = lines * line + (lines * header if lines > 1 else 0.0)
@@ -156,7 +157,7 @@ def _broken(name: str, width: float) -> list[str]:
 
 def _maxima(rows: Sequence[Row], scale: Scale) -> list[list[float]]:
     """The value that stands for the brightest colour, per cell."""
-    own = [[float(c.map.max()) if c.status == "ok" else 0.0 for c in r.cells] for r in rows]
+    own = [[float(c.map.max()) if c and c.status == "ok" else 0.0 for c in r.cells] for r in rows]
     if scale == "map":
         return own
     if scale == "row":
@@ -221,6 +222,8 @@ def _draw_row(
                 _caption(ax, row.caption, _NAMES + plan.cell / 2, y + height, plan.cell)
         for i, (cell, top) in enumerate(zip(row.cells[part], tops[part], strict=True), start=1):
             x = _NAMES + i * (plan.cell + _GAP)
+            if cell is None:
+                continue
             if cell.status == "ok":
                 _picture(ax, overlay(row.view, cell.map, top), x, y, plan.cell, height)
             else:
