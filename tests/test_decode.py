@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from gradlens.data import decode as module
 from gradlens.data.decode import EXTENSIONS, FORMATS, PIXEL_LIMIT, decode, decode_mask, file_ending
@@ -206,6 +206,15 @@ def test_bad_files_give_one_clear_line(what: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(data)
     with pytest.raises(InputError, match=message):
         decode(tmp_path / "bad.jpg", "bad.jpg")
+
+
+def test_truncated_files_are_refused_even_where_a_program_tolerates_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = BAD["jpeg body"][0]
+    assert np.asarray(Image.open(io.BytesIO(data))).shape == (99, 99)  # Pillow fills the rest with grey
+    with pytest.raises(InputError, match="damaged"):
+        decode(data, "x")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 def test_missing_folder_and_pipe(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tarfile
 import threading
@@ -146,6 +147,21 @@ def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
     folder(tmp_path / "imagenet" / "val", cat=1)
     with pytest.raises(InputError, match=r"got splits \(train, val\); name one: .*imagenet.val"):
         open_source(str(tmp_path / "imagenet"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are Unicode")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    place = folder(tmp_path / "photos", cat=1)
+    (place / "cat" / "0.png").rename(place / "cat" / os.fsdecode(b"caf\xe9.png"))
+    (place / "cat" / "x.png").write_bytes(png())
+    images = open_source(str(place))
+    assert [s.id for s in images.samples] == ["cat/x.png"]
+    assert images.skipped[0].reason == "its name is not valid Unicode; rename it"
+    assert images.skipped[0].path.endswith(r"caf\udce9.png")
+    images.skipped[0].path.encode()
+    (place / os.fsdecode(b"d\xf6g")).mkdir()
+    with pytest.raises(InputError, match=r"d\\udcf6g has a name that is not valid Unicode"):
+        open_source(str(place))
 
 
 def test_odd_classes_are_remarked_on(tmp_path: Path) -> None:
@@ -565,5 +581,8 @@ def test_unknown_sources(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(InputError, match=r"got a file that ends in \.zip"):
         open_source(str(tmp_path / "x.zip"))
+    (tmp_path / "x.JPG").write_bytes(png())
+    with pytest.raises(InputError, match="gradlens cam --image"):
+        open_source(str(tmp_path / "x.JPG"))
     with pytest.raises(InputError, match="empty name"):
         open_source("")

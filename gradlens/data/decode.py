@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from gradlens.errors import InputError
 
@@ -71,7 +71,7 @@ def decode(source: bytes | Path, name: str) -> np.ndarray:
     Raises:
         InputError: it is missing, not an image, damaged, too large, or of a depth without a defined white.
     """
-    with _opened(source, name) as stream, _pillow_is_silent():
+    with _opened(source, name) as stream, _strict_and_silent_pillow():
         image = _open(stream, name)
         try:
             image.load()
@@ -104,7 +104,7 @@ def decode_mask(source: bytes | Path, name: str) -> np.ndarray:
 
 def file_ending(source: bytes | Path) -> str:
     """The usual ending for the format of an image that decodes, such as ``".jpg"``."""
-    with _opened(source, "image") as stream, _pillow_is_silent():
+    with _opened(source, "image") as stream, _strict_and_silent_pillow():
         kind = _open(stream, "image").format or ""
     return {"JPEG": ".jpg", "MPO": ".jpg", "DIB": ".bmp", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
 
@@ -179,32 +179,38 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 _FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_silencing = threading.Lock()
-_silent: list[list[tuple[object, ...]]] = []  # the filter lists that hold _FILTER now
+_switching = threading.Lock()
+_holding_filter: list[list[tuple[object, ...]]] = []
+_tolerant = False
 _users = 0
 
 
 @contextmanager
-def _pillow_is_silent() -> Iterator[None]:
-    """No warnings from Pillow's modules while any thread decodes; the filters are as before when the last one is done.
+def _strict_and_silent_pillow() -> Iterator[None]:
+    """While any thread decodes, Pillow warns of nothing and refuses truncated files; afterwards all is as before.
 
-    ``warnings.catch_warnings`` swaps the whole list of filters and is not safe with threads: two of them that overlap
-    can leave the wrong list behind for good. Here one entry is put into the list in force and taken out of the same.
+    Both are switches of the whole process. ``warnings.catch_warnings`` swaps the list of filters and is not safe with
+    threads: two of them that overlap can leave the wrong list behind for good. Here one entry is put into the list in
+    force and taken out of the same. ``LOAD_TRUNCATED_IMAGES``, which some libraries set, would give grey pixels for
+    missing ones.
     """
-    global _users
-    with _silencing:
+    global _users, _tolerant
+    with _switching:
+        if not _users:
+            _tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
         _users += 1
         current: list[tuple[object, ...]] = warnings.filters  # type: ignore[assignment]
         if _FILTER not in current:
             current.insert(0, _FILTER)
-            _silent.append(current)
+            _holding_filter.append(current)
     try:
         yield
     finally:
-        with _silencing:
+        with _switching:
             _users -= 1
             if not _users:
-                for filters in _silent:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _tolerant
+                for filters in _holding_filter:
                     if _FILTER in filters:
                         filters.remove(_FILTER)
-                _silent.clear()
+                _holding_filter.clear()

@@ -56,22 +56,26 @@ def open_folder(folder: Path, role: Role | None = None, name: str | None = None)
         raise InputError(
             f"{folder}: expected class folders, got splits ({', '.join(classes)}); name one: {folder / classes[-1]}"
         )
+    if broken := [c for c in classes if shown(Path(c)) != c]:
+        raise InputError(
+            f"{folder}: the folder {shown(Path(broken[0]))} has a name that is not valid Unicode; rename it"
+        )
     samples: list[Sample] = []
     paths: list[Path] = []
     skipped: list[Skipped] = []
     for path in _files(folder, deep=False):
         if (reason := not_an_image(path)) is not None:
             if path.name not in ("probe.toml", "images.csv"):
-                skipped.append(Skipped(str(path), reason))
+                skipped.append(Skipped(shown(path), reason))
         elif classes:
-            skipped.append(Skipped(str(path), "lies beside the class folders, so its class is unknown"))
+            skipped.append(Skipped(shown(path), "lies beside the class folders, so its class is unknown"))
         else:
             samples.append(Sample(path.name))
             paths.append(path)
     for label, class_name in enumerate(classes):
         for path in _files(folder / class_name, deep=True):
             if (reason := not_an_image(path)) is not None:
-                skipped.append(Skipped(str(path), reason))
+                skipped.append(Skipped(shown(path), reason))
             else:
                 samples.append(Sample(path.relative_to(folder).as_posix(), label))
                 paths.append(path)
@@ -110,7 +114,7 @@ def images_from_paths(paths: Iterable[str | os.PathLike[str]]) -> ImageSet:
         before = len(found)
         for path in _files(given, deep=True):
             if (reason := not_an_image(path)) is not None:
-                skipped.append(Skipped(str(path), reason))
+                skipped.append(Skipped(shown(path), reason))
             else:
                 found[str(path)] = path
         if len(found) == before:
@@ -131,9 +135,16 @@ def images_from_paths(paths: Iterable[str | os.PathLike[str]]) -> ImageSet:
 
 def not_an_image(path: Path) -> str | None:
     """Why a file is not taken for an image, by its name alone; ``None`` when it is."""
+    if shown(path) != str(path):
+        return "its name is not valid Unicode; rename it"
     if path.suffix.lower() in EXTENSIONS:
         return None
     return f"not an image by its ending ({path.suffix or 'it has none'})"
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be printed and written; bytes that are no UTF-8 become escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def remarks_on(classes: Sequence[str], samples: Sequence[Sample]) -> Iterator[str]:

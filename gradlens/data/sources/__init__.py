@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradlens.data import probe_sets
+from gradlens.data.decode import EXTENSIONS
 from gradlens.data.folders import images_from_paths, open_folder
 from gradlens.data.image_set import ImageSet, decoded
 from gradlens.errors import InputError, NotFoundError
@@ -68,4 +69,8 @@ def _open(spec: str, offline: bool, runtime: Runtime | None) -> ImageSet:
         from gradlens.data.sources.npz import open_npz
 
         return open_npz(path)
+    if path.suffix.lower() in EXTENSIONS:
+        raise InputError(
+            f"{spec}: one image is not an image set; put it into a folder, or: gradlens cam --image {spec}"
+        )
     raise InputError(f"{spec}: expected {FORMS}; got a file that ends in {path.suffix or 'nothing'}")
