@@ -191,7 +191,8 @@ def gaps(
         spaces.append(("full", None))
     reports: list[GapReport] = []
     for space, classes in spaces:
-        if space == "full" and set(shared) == set(in_dist.classes) == set(probe.classes):
+        everything = set(classes_with_images(in_dist))
+        if space == "full" and set(shared) == everything == set(in_dist.classes) == set(probe.classes):
             # nothing was masked and nothing left out, so this is the same comparison
             reports += [replace(report, label_space="full") for report in reports]
             break
