@@ -16,7 +16,13 @@ CLASSES = ("bicycle", "bus", "car", "motorcycle", "plane", "ship", "train", "tru
 
 
 def predictions(
-    model: str, dataset: str, accuracy: float, seed: int, n: int = 160, classes: Sequence[str] = CLASSES, pair: bool = True
+    model: str,
+    dataset: str,
+    accuracy: float,
+    seed: int,
+    n: int = 160,
+    classes: Sequence[str] = CLASSES,
+    pair: bool = True,
 ) -> Predictions:
     """Predictions that are right about ``accuracy`` of the time; ids of all data sets correspond."""
     rng = np.random.default_rng(seed)
@@ -49,7 +55,7 @@ def write_run(
     skipped: Sequence[Skipped] = (),
     about: Mapping[str, Any] | None = None,
     n: int = 160,
-    resamples: int = 200,
+    resamples: int = 40,
     seed: int = 0,
 ) -> dict[tuple[str, str], Predictions]:
     """Write a run folder from model -> data set -> accuracy; returns the predictions behind it."""
@@ -70,7 +76,9 @@ def write_run(
     roles = {d: "test" if d == in_dist else "probe" for d in datasets}
     tables.write_csv(folder / "summary.csv", tables.SUMMARY, tables.summary_rows(scores, roles))
     tables.write_csv(folder / "gaps.csv", tables.GAPS, tables.gap_rows(gaps))
-    tables.write_csv(folder / "per_class.csv", tables.PER_CLASS, [r for p in said.values() for r in metrics.per_class(p)])
+    tables.write_csv(
+        folder / "per_class.csv", tables.PER_CLASS, [r for p in said.values() for r in metrics.per_class(p)]
+    )
     rows = [r for d in datasets for r in pairs.compare([p for (_, dataset), p in said.items() if dataset == d])]
     tables.write_csv(folder / "pairs.csv", tables.PAIRS, rows)
     tables.write_csv(folder / "skipped.csv", tables.SKIPPED, tables.skipped_rows(skipped))

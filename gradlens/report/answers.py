@@ -13,6 +13,7 @@ from gradlens.records import Estimate, GapReport
 from gradlens.report.run_files import Run
 from gradlens.shift.tables import percent
 
+NBSP = "\N{NO-BREAK SPACE}"
 ALPHA = 0.05  # of Holm-corrected p values
 ROOM = 0.02  # how far behind the best a balanced model may be
 
@@ -93,12 +94,12 @@ def sentences(run: Run) -> list[Markup]:
 
 
 def points(gap: Estimate) -> str:
-    """``31.2 points [28.4, 34.0]``."""
-    return f"{percent(gap.value)} points [{percent(gap.low)}, {percent(gap.high)}]"
+    """``31.2 points [28.4, 34.0]``, held together on one line."""
+    return f"{percent(gap.value)} points [{percent(gap.low)}, {percent(gap.high)}]".replace(" ", NBSP)
 
 
 def _score(e: Estimate) -> str:
-    return f"{percent(e.value)} % [{percent(e.low)}, {percent(e.high)}]"
+    return f"{percent(e.value)} % [{percent(e.low)}, {percent(e.high)}]".replace(" ", NBSP)
 
 
 def _names(names: Sequence[str]) -> Markup:
@@ -113,13 +114,10 @@ def _best(run: Run, shown: Mapping[str, str]) -> Markup:
     top = max(e.value for e in scores.values())
     best = [m for m, e in scores.items() if e.value == top]
     estimate = scores[best[0]]
-    text = Markup("{} {} {} of the {:,} images of {} right: {}").format(
-        _names([shown[m] for m in best]),
-        "gets" if len(best) == 1 else "get",
-        "most" if len(scores) > 1 else "its share",
-        estimate.n,
-        run.in_dist,
-        _score(estimate),
+    verb = "is" if len(best) == 1 else "are"
+    most = f"{verb} the most accurate on" if len(scores) > 1 else "scores on"
+    text = Markup("{} {} {}: {} of {:,} images").format(
+        _names([shown[m] for m in best]), most, run.in_dist, _score(estimate), estimate.n
     )
     rivals = [
         other
@@ -129,9 +127,8 @@ def _best(run: Run, shown: Mapping[str, str]) -> Markup:
         if one == best[0] and other not in best
     ]
     if rivals:
-        text += Markup("; {} {} not be told from it (McNemar’s test, Holm-corrected p ≥ {:g})").format(
-            shown[rivals[0]] if len(rivals) == 1 else f"{len(rivals)} other models", "can", ALPHA
-        )
+        who = shown[rivals[0]] if len(rivals) == 1 else f"{len(rivals)} others"
+        text += Markup("; {} cannot be told from it (McNemar’s test, Holm-corrected p ≥ {:g})").format(who, ALPHA)
     return text + "."
 
 
@@ -145,51 +142,49 @@ def _hardest(run: Run, gaps: Sequence[GapReport], models: Mapping[str, str], set
     worst, best = own[0], own[-1]
 
     def kept(g: GapReport) -> str:
-        return f"{percent(g.probe_value / g.in_dist_value)} %" if g.in_dist_value else "none"
+        return f"{percent(g.probe_value / g.in_dist_value)}{NBSP}%" if g.in_dist_value else "none"
 
-    size = f"{'paired, ' if worst.paired else ''}{worst.n_in_dist:,} against {worst.n_probe:,} images"
     lead = Markup("") if len(by_probe) == 1 else Markup("The hardest probe set is <b>{}</b>. ").format(sets[hardest])
     if len(own) == 1:
-        said = [
-            lead
-            + Markup("On {} <b>{}</b> keeps {} of its accuracy: it loses {} ({}).").format(
-                sets[hardest], models[best.model], kept(best), points(best.gap), size
-            )
-        ]
+        text = Markup("On {} <b>{}</b> keeps {} of its accuracy: a gap of {} ({}).")
+        text = text.format(sets[hardest], models[best.model], kept(best), points(best.gap), _sizes(own))
     else:
-        said = [
-            lead
-            + Markup(
-                "On {} <b>{}</b> keeps most of its accuracy, {} (a gap of {}); <b>{}</b> keeps least, {} ({}; {})."
-            ).format(
-                sets[hardest],
-                models[best.model],
-                kept(best),
-                points(best.gap),
-                models[worst.model],
-                kept(worst),
-                points(worst.gap),
-                size,
-            )
-        ]
+        text = Markup(
+            "On {} <b>{}</b> keeps the most of its accuracy, {} (a gap of {}), and <b>{}</b> the least, {} ({}); {}."
+        )
+        named = (models[best.model], kept(best), points(best.gap), models[worst.model], kept(worst), points(worst.gap))
+        text = text.format(sets[hardest], *named, _sizes(own))
+    said = [lead + text]
     if len(by_probe) > 1:
         mildest = min(mean, key=lambda probe: mean[probe])
         mild = sorted(by_probe[mildest], key=lambda g: g.gap.value)
-        said.append(
-            Markup("The mildest is <b>{}</b>: gaps there go from {} (<b>{}</b>) to {} (<b>{}</b>).").format(
-                sets[mildest], points(mild[0].gap), models[mild[0].model], points(mild[-1].gap), models[mild[-1].model]
-            )
-            if len(mild) > 1
-            else Markup("The mildest is <b>{}</b>: a gap of {}.").format(sets[mildest], points(mild[0].gap))
+        text = Markup("The mildest is <b>{}</b>: a gap of {} ({}).").format(
+            sets[mildest], points(mild[0].gap), _sizes(mild)
         )
+        if len(mild) > 1:
+            text = Markup("The mildest is <b>{}</b>: from {} (<b>{}</b>) to {} (<b>{}</b>); {}.").format(
+                *(sets[mildest], points(mild[0].gap), models[mild[0].model]),
+                *(points(mild[-1].gap), models[mild[-1].model], _sizes(mild)),
+            )
+        said.append(text)
         largest = max(gaps, key=lambda g: g.gap.value)
         if largest.probe != hardest:
-            said.append(
-                Markup("The largest single gap is that of <b>{}</b> on {}: {}.").format(
-                    models[largest.model], sets[largest.probe], points(largest.gap)
-                )
-            )
+            text = Markup("The largest single gap is that of <b>{}</b> on {}: {} ({}).")
+            text = text.format(models[largest.model], sets[largest.probe], points(largest.gap), _sizes([largest]))
+            said.append(text)
     return said
+
+
+def _sizes(gaps: Sequence[GapReport]) -> str:
+    """``400 pairs of images``, or ``2,000 against 500 images``; of several models the range."""
+
+    def counted(counts: set[int]) -> str:
+        return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,}–{max(counts):,}"
+
+    probe = counted({g.n_probe for g in gaps})
+    if all(g.paired for g in gaps):
+        return f"{probe} pairs of images"
+    return f"{counted({g.n_in_dist for g in gaps})} against {probe} images"
 
 
 def _told_from_zero(gaps: Sequence[GapReport]) -> Markup:
@@ -198,7 +193,7 @@ def _told_from_zero(gaps: Sequence[GapReport]) -> Markup:
     if len(gaps) == 1:
         state = "lies above zero" if above else "lies below zero" if below else "contains zero"
         return Markup("The interval of the gap {}.").format(state)
-    return Markup("Of the {} gaps, {} have an interval above zero, {} one that contains zero, {} one below.").format(
+    return Markup("Of the {} intervals of gaps {} lie above zero, {} contain it, {} lie below.").format(
         len(gaps), above, len(gaps) - above - below, below
     )
 

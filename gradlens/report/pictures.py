@@ -24,7 +24,8 @@ class Picture:
     Attributes:
         name: its file's name without ending; what a reader saves it under.
         data: a ``data:`` URI. Shown by ``<img>``, so that no script in an SVG can run.
-        width, height: pixels.
+        width, height: pixels; 0 where the picture has none of its own.
+        inches: how wide it is in print; 0 where its file does not say.
         alt: what it shows, for those who cannot see it.
         caption: text under it.
     """
@@ -33,6 +34,7 @@ class Picture:
     data: str
     width: int
     height: int
+    inches: float
     alt: str
     caption: str
 
@@ -58,7 +60,8 @@ def embed(path: Path, caption: str = "") -> Picture:
     Raises:
         InputError: no picture can be read from the file.
     """
-    said = {}
+    said: dict[str, str] = {}
+    inches = 0.0
     if path.suffix.lower() == ".svg":
         content, kind = path.read_bytes(), "svg+xml"
         width, height = 0, 0  # its viewBox knows
@@ -66,6 +69,8 @@ def embed(path: Path, caption: str = "") -> Picture:
         try:
             with Image.open(path) as file:
                 said = _said(file)
+                if file.info.get("dpi", (0, 0))[0] > 1:
+                    inches = file.width / float(file.info["dpi"][0])
                 image = file.convert("RGBA" if file.has_transparency_data else "RGB")
         except (OSError, ValueError, SyntaxError) as err:
             raise InputError(f"{path} is no picture that can be read: {err}") from err
@@ -79,7 +84,7 @@ def embed(path: Path, caption: str = "") -> Picture:
     caption = caption or said.get("caption", "") or title[:1].upper() + title[1:]
     alt = said.get("alt", "") or " ".join(part for part in (caption, known) if part)
     data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Picture(name, data, width, height, alt, caption)
+    return Picture(name, data, width, height, inches, alt, caption)
 
 
 def _said(image: Image.Image) -> dict[str, str]:

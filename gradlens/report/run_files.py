@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradlens.errors import InputError
 from gradlens.records import Estimate, GapReport, Skipped
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,28 +78,18 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
     if about is None:
         about = _run_json(folder / "run.json")
     scores: dict[tuple[str, str], dict[str, Estimate]] = {}
-    for row in _rows(folder / "summary.csv", ("model", "dataset", "metric", "n")):
-        scores.setdefault((row["model"], row["dataset"]), {})[row["metric"]] = _estimate(row, "value", row["n"])
+    for key, estimate in _records(folder / "summary.csv", _score):
+        scores.setdefault(key[:2], {})[key[2]] = estimate
     if not scores:
         raise InputError(f"{folder / 'summary.csv'} has no scores; a page needs a run of gradlens shift-eval")
-    gaps = [
-        GapReport(
-            **{key: row[key] for key in ("model", "in_dist", "probe", "metric", "label_space")},
-            gap=_estimate(row, "gap", min(row["n_in_dist"], row["n_probe"])),
-            paired=row["paired"] == "true",
-            **{key: row[key] for key in ("in_dist_value", "probe_value", "n_in_dist", "n_probe", "classes")},
-            **{key: row[key] for key in ("mix", "within")},
-        )
-        for row in _rows(folder / "gaps.csv", ("n_in_dist", "n_probe", "classes"), optional=True)
-    ]
     return Run(
         folder,
         about,
         scores,
-        tuple(gaps),
-        tuple(_rows(folder / "per_class.csv", ("n",), optional=True)),
-        tuple(_rows(folder / "pairs.csv", ("n", "b", "c"), optional=True)),
-        tuple(Skipped(r["path"], r["reason"]) for r in _rows(folder / "skipped.csv", (), optional=True)),
+        tuple(_records(folder / "gaps.csv", _gap, optional=True)),
+        tuple(_records(folder / "per_class.csv", dict, optional=True)),
+        tuple(_records(folder / "pairs.csv", dict, optional=True)),
+        tuple(_records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
         tuple(pictures(folder / "figures")),
     )
 
@@ -126,22 +118,37 @@ TEXT |= {"paired", "class", "path", "reason"}
 WHOLE = {"n", "n_in_dist", "n_probe", "classes", "b", "c"}
 
 
-def _rows(path: Path, needed: Sequence[str], optional: bool = False) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV file: text as it is, counts as int, everything else as float (empty: not a number)."""
+def _records(path: Path, make: Callable[[dict[str, Any]], T], optional: bool = False) -> Iterator[T]:
+    """What ``make`` makes of each row: text as it is, counts as int, everything else as float (empty: not a number)."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
-            lacking = [name for name in needed if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise InputError(f"{path} has no column {lacking[0]!r}")
             for row in reader:
                 try:
-                    yield {key: _value(key, text) for key, text in row.items()}
-                except (ValueError, TypeError) as err:  # a row with too few or too many cells gives None
+                    record = make({key: _value(key, text) for key, text in row.items()})
+                except KeyError as err:
+                    raise InputError(f"{path} has no column {err}") from None
+                except (ValueError, TypeError) as err:  # a row with too few cells gives None
                     raise InputError(f"{path} line {reader.line_num}: {err}") from None
+                yield record
     except FileNotFoundError:
         if not optional:
             raise InputError(f"{path} is missing; expected the folder of a finished shift evaluation") from None
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path} is not UTF-8: {err}") from None
+
+
+def _score(row: dict[str, Any]) -> tuple[tuple[str, str, str], Estimate]:
+    return (row["model"], row["dataset"], row["metric"]), _estimate(row, "value", row["n"])
+
+
+def _gap(row: dict[str, Any]) -> GapReport:
+    plain = ("model", "in_dist", "probe", "metric", "label_space", "in_dist_value", "probe_value", "n_in_dist")
+    return GapReport(
+        **{key: row[key] for key in (*plain, "n_probe", "classes", "mix", "within")},
+        gap=_estimate(row, "gap", min(row["n_in_dist"], row["n_probe"])),
+        paired=row["paired"] == "true",
+    )
 
 
 def _value(key: str, text: str) -> str | int | float:

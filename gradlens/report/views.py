@@ -125,10 +125,10 @@ def _model_table(run: Run) -> Table:
     heads = [("Model", "")]
     if size:
         heads.append(("Parameters", "millions"))
-    heads += [(title_of(m), f"on {run.in_dist}, %") for m in metrics]
+    heads += [(title_of(m), "%") for m in metrics]
     if away:
-        heads.append(("Mean outside", f"accuracy over the probe sets ({len(run.probes)}), %"))
-        heads.append(("Kept", "share of its accuracy that is left there, %"))
+        heads.append(("Mean outside", "accuracy, %"))
+        heads.append(("Kept", "of its accuracy, %"))
         heads.append(("Largest gap", "points, and where"))
     rows = []
     order = sorted(run.models, key=lambda m: -_value(scored[m].get("accuracy")))
@@ -156,7 +156,9 @@ def _model_table(run: Run) -> Table:
         elif away:
             cells += [Cell("–", sort=-math.inf)] * 3
         rows.append(tuple(cells))
-    caption = f"Scores on {run.in_dist} with their intervals, and what is left of the accuracy outside"
+    caption = f"Scores on {run.in_dist} with their intervals"
+    if away:
+        caption += f"; mean accuracy over the {len(run.probes)} probe sets, and the share of accuracy kept there"
     return Table(caption, tuple(heads), tuple(rows), "models")
 
 
@@ -302,13 +304,11 @@ class Strip:
     Attributes:
         in_dist: position and text of the in-distribution accuracy.
         dots: position and text of each probe set's, lowest first.
-        lowest: name of the set of the first dot.
     """
 
     model: str
     in_dist: tuple[float, str]
     dots: tuple[tuple[float, str], ...]
-    lowest: str
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,6 @@ def _strips(run: Run) -> Strips:
                     (place(g.probe_value), f"{sets.get(g.probe, g.probe)} {tables.percent(g.probe_value)} %")
                     for g in own
                 ),
-                sets.get(own[0].probe, own[0].probe),
             )
         )
     return Strips(tuple(found), tuple((place(t / 100), str(t)) for t in range(start, 101, step)))
@@ -385,9 +384,12 @@ def _inputs(run: Run) -> list[tuple[str, ...]]:
 
 
 def _weights(run: Run) -> list[tuple[str, ...]]:
-    """(name, builder, weights) of each model."""
+    """(name, builder, beginning of the weights' checksum or what is said instead) of each model."""
     recorded = [m for m in _list(run.about.get("models")) if isinstance(m, dict)]
-    return [tuple(_said(m, key) for key in ("name", "builder", "weights")) for m in recorded]
+    return [
+        tuple(_said(m, key)[: 16 if key == "weights" else None] for key in ("name", "builder", "weights"))
+        for m in recorded
+    ]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
