@@ -141,7 +141,7 @@ def materialise(recipe: Mapping[str, Any], folder: Path, progress: Progress | No
         rows = _write_images(found, new, progress)
         table = _table(rows)
         (new / "images.csv").write_bytes(table)
-        manifest = _manifest(found, folder.name, "images", hashlib.sha256(table).hexdigest())
+        manifest = _manifest(found, found.name, "images", hashlib.sha256(table).hexdigest())
         (new / "probe.toml").write_text(manifest, encoding="utf-8")
         if folder.exists():
             folder.replace(place / "old")
