@@ -390,9 +390,10 @@ def test_pictures_become_small_and_keep_their_words(tmp_path: Path) -> None:
     assert picture.data.startswith("data:image/webp;base64,")
     content = base64.b64decode(picture.data.split(",")[1])
     assert content[:4] == b"RIFF"
-    named = embed(paint(tmp_path / "confusion--vehicles--vgg.png"))
-    assert named.caption == "Confusion: vehicles: vgg"
-    assert "true classes against predicted classes" in named.alt
+    named = embed(paint(tmp_path / "confusion-vehicles--vgg.png"))
+    assert named.caption.startswith("What vehicles/vgg takes for what")
+    assert "true classes in rows" in named.alt
+    assert embed(paint(tmp_path / "my_own.png")).caption == "my own"
     assert embed(paint(tmp_path / "x.png"), "given").caption == "given"
 
 

@@ -39,14 +39,20 @@ class Picture:
     caption: str
 
 
-# what the figures of a shift evaluation show; the beginning of the file's name decides
+# file name's beginning -> (caption, which may name the rest of the file's name; what else there is to say in words)
 KNOWN = {
-    "gap_heatmap": "Gap of each model on each probe set. The table of gaps on this page has the same numbers.",
-    "gap-heatmap": "Gap of each model on each probe set. The table of gaps on this page has the same numbers.",
-    "shift_scatter": "Accuracy in distribution against accuracy on the probe sets, with intervals on both axes.",
-    "shift-scatter": "Accuracy in distribution against accuracy on the probe sets, with intervals on both axes.",
-    "confusion": "Confusion matrix: true classes against predicted classes.",
-    "cam": "Class activation maps laid over images.",
+    "gap_heatmap": (
+        "Accuracy lost by each model on each probe set",
+        "Heat map, models by probe sets; the table of gaps on this page has the same numbers.",
+    ),
+    "shift_scatter": (
+        "Accuracy in distribution against accuracy on each probe set",
+        "Scatter plots with intervals on both axes, one point per model; the table of gaps has the same numbers.",
+    ),
+    "confusion-": (
+        "What {} takes for what, in distribution and on the probe set where it loses most",
+        "Confusion matrices: true classes in rows, predicted classes in columns.",
+    ),
 }
 
 
@@ -79,10 +85,11 @@ def embed(path: Path, caption: str = "") -> Picture:
         content, kind = _webp(image), "webp"
         width, height = image.size
     name = path.stem
-    title = name.replace("--", ": ").replace("_", " ").replace("-", " ").strip()
-    known = next((text for start, text in KNOWN.items() if name.startswith(start)), "")
-    caption = caption or said.get("caption", "") or title[:1].upper() + title[1:]
-    alt = said.get("alt", "") or " ".join(part for part in (caption, known) if part)
+    start = next((beginning for beginning in KNOWN if name.startswith(beginning)), "")
+    plain, more = KNOWN.get(start, ("{}", ""))
+    rest = name.removeprefix(start).replace("--", "/")
+    caption = caption or said.get("caption", "") or plain.format(rest if start else rest.replace("_", " "))
+    alt = said.get("alt", "") or ". ".join(part for part in (caption, more) if part)
     data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Picture(name, data, width, height, inches, alt, caption)
 
