@@ -129,13 +129,14 @@ def command(
         if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT and (value or option == "seed"):
             changes[field] = value
     loaded = [recipes.load(recipe, m, changes) for m in wanted]  # a typo ends it here, before the first epoch
-    results = []
+    results: list[workflow.Result] = []
+    shared: dict[str, workflow.Prepared] = {}
     for settings in loaded:
         folder = out or zoo / settings.collection / workflow.checkpoint_name(settings)
         if score_only:
             result = workflow.score(folder, settings, runtime)
         else:
-            result = workflow.train(settings, folder, runtime, work=work, fresh=fresh)
+            result = workflow.train(settings, folder, runtime, work=work, fresh=fresh, shared=shared)
         results.append(result)
         if not as_json:
             click.echo(workflow.summary(result))

@@ -48,7 +48,15 @@ class Result:
     skipped: tuple[Skipped, ...] = ()
 
 
-def train(recipe: Recipe, folder: Path, runtime: Runtime, *, work: Path | None = None, fresh: bool = False) -> Result:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    runtime: Runtime,
+    *,
+    work: Path | None = None,
+    fresh: bool = False,
+    shared: dict[str, Prepared] | None = None,
+) -> Result:
     """Train one architecture, write its checkpoint, score it.
 
     Args:
@@ -57,6 +65,7 @@ def train(recipe: Recipe, folder: Path, runtime: Runtime, *, work: Path | None =
         runtime: device, decoding threads, progress; precision and batch size are the recipe's.
         work: folder of the training state; ``None`` for ``runs/train-<collection>-<model>``.
         fresh: start anew where a state or a checkpoint is there.
+        shared: images that an earlier call prepared, for architectures that are trained on the same ones; filled in.
 
     Raises:
         TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
@@ -69,7 +78,7 @@ def train(recipe: Recipe, folder: Path, runtime: Runtime, *, work: Path | None =
         return Result(folder, card, trained=False)
     for spec in _scored(recipe):  # a missing set ends it here, not after the last epoch
         open_source(spec, offline=runtime.offline)
-    prepared = prepare(recipe, runtime)
+    prepared = prepare(recipe, runtime, shared)
     recipe = prepared.recipe
     seed_everything(recipe.seed)
     module = build(recipe.builder, recipe.arguments, len(prepared.classes))
@@ -225,13 +234,31 @@ class Prepared:
         return f"{self.data['fingerprint']}/{self.data['select_fingerprint']}"
 
 
-def prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
+def prepare(recipe: Recipe, runtime: Runtime, shared: dict[str, Prepared] | None = None) -> Prepared:
     """Open, split, decode and resize the images of a recipe.
+
+    Args:
+        recipe: which images, and how large.
+        runtime: decoding threads, progress.
+        shared: what was prepared before; the last one is kept there, and taken when it is what this recipe asks for.
 
     Raises:
         InputError, NotFoundError: a source is not there or not what it should be.
         TrainingError: it has no labels, or the classes of the two sets differ.
     """
+    shared = {} if shared is None else shared
+    wanted = recipe.model_dump_json(include={"data", "input_size", "cache_size", "crop_mode", "interpolation"})
+    if wanted not in shared:
+        shared.clear()  # one is enough: they may be gigabytes
+        shared[wanted] = _prepare(recipe, runtime)
+    prepared = shared[wanted]
+    if recipe.mean is None:
+        mean, std = loop.mean_and_std(prepared.images)
+        recipe = recipe.model_copy(update={"mean": mean, "std": std})
+    return replace(prepared, recipe=recipe)
+
+
+def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
     training = _labelled(open_source(recipe.data.train, offline=runtime.offline))
     if recipe.data.select is None:
         training, select = split(training, recipe.data.select_fraction, recipe.data.select_seed)
@@ -248,9 +275,6 @@ def prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
     chosen, lost_too = _in_memory(select, classes, recipe, recipe.input_size, runtime)
     for skipped in (*lost, *lost_too):
         runtime.say(f"left out: {skipped.path}: {skipped.reason}")
-    if recipe.mean is None:
-        mean, std = loop.mean_and_std(images)
-        recipe = recipe.model_copy(update={"mean": mean, "std": std})
     data = {
         "data": training.name,
         "fingerprint": training.fingerprint,
