@@ -54,8 +54,12 @@ def _internet(scene: Scene, severity: int) -> Scene:
     rng = scene.generator("internet")
     names = ["context", "clutter", "watermark", "recompress", "crop", "night", "drawing", "occlusion"]
     odds = [0.20, 0.16, 0.16, 0.16, 0.12, 0.08, 0.04, 0.08]
-    for name in sorted(rng.choice(names, size=severity + 1, replace=False, p=odds), key=names.index):
-        scene = SHIFTS[str(name)].change(scene, int(rng.integers(1, min(severity, 2) + 1)))
+    chosen = {str(n) for n in rng.choice(names, size=severity + 1, replace=False, p=odds)}
+    if {"clutter", "crop"} <= chosen:  # a cut can leave nothing of what stood around
+        free = next(n for n in ("recompress", "watermark", "occlusion") if n not in chosen)
+        chosen = chosen - {"clutter"} | {free}
+    for name in sorted(chosen, key=names.index):
+        scene = SHIFTS[name].change(scene, int(rng.integers(1, min(severity, 2) + 1)))
     return scene
 
 
