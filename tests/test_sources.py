@@ -463,6 +463,36 @@ def test_tar_never_follows_links(tmp_path: Path) -> None:
         open_source(str(tmp_path / "x.tar"))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "tar", "npz"])
+def test_damaged_files_are_refused_or_skipped(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "parquet":
+        parquet(path, 12)
+    elif kind == "tar":
+        shard(
+            path, {f"{i}.{e}": d for i in range(8) for e, d in (("png", png(colour_of(i))), ("json", b'{"label": 1}'))}
+        )
+    else:
+        np.savez(path, images=np.zeros((9, 8, 8, 3), np.uint8), labels=np.arange(9))
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    outcomes: Counter[str] = Counter()
+    for n in range(150):
+        damaged = bytearray(whole)
+        for at in random.integers(0, len(whole), 3):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, len(whole))] if n % 3 == 0 else damaged)
+        try:
+            read = [image for _, image in decoded(open_source(str(path)), 1)]
+        except InputError as err:
+            assert "\n" not in str(err)
+            outcomes["refused"] += 1
+        else:
+            outcomes["skipped" if any(isinstance(r, Skipped) for r in read) else "read"] += 1
+    assert outcomes["refused"] > 10
+    assert outcomes.total() == 150
+
+
 # --- other libraries -----------------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,9 @@ def decode(source: bytes | Path, name: str) -> np.ndarray:
         except InputError:
             raise
         except Exception as err:  # Pillow's plugins raise whatever damaged bytes lead them to
-            raise InputError(f"{name}: expected a whole {image.format} image, but its data is damaged: {err}") from err
+            raise InputError(
+                f"{name}: expected a whole {image.format} image, but its data is damaged: {reason(err)}"
+            ) from err
 
 
 def pixels_of(image: Image.Image, name: str) -> np.ndarray:
@@ -100,6 +102,11 @@ def decode_mask(source: bytes | Path, name: str) -> np.ndarray:
         InputError: as :func:`decode`.
     """
     return np.asarray(decode(source, name)[..., 1] > 127)
+
+
+def reason(err: BaseException) -> str:
+    """What another library's error says, on one line of bearable length; its type where it says nothing."""
+    return " ".join(str(err).split())[:300] or type(err).__name__
 
 
 def file_ending(source: bytes | Path) -> str:
@@ -138,13 +145,13 @@ def _open(stream: IO[bytes], name: str) -> Image.Image:
         image = Image.open(stream, formats=FORMATS)
         width, height = image.size
     except Image.DecompressionBombError as err:
-        raise InputError(f"{name}: expected at most {PIXEL_LIMIT:,} pixels: {err}") from None
+        raise InputError(f"{name}: expected at most {PIXEL_LIMIT:,} pixels: {reason(err)}") from None
     except UnidentifiedImageError:
         what = next((what for pattern, what in _NOT_IMAGES if pattern.match(start)), None)
         got = what or f"something else (it starts with {start[:8]!r})"
         raise InputError(f"{name}: expected an image ({', '.join(FORMATS)}), got {got}") from None
     except Exception as err:  # as above: plugins raise anything on damaged headers
-        raise InputError(f"{name}: expected an image, but its header is damaged: {err}") from err
+        raise InputError(f"{name}: expected an image, but its header is damaged: {reason(err)}") from err
     if width * height > PIXEL_LIMIT:
         raise InputError(
             f"{name}: expected at most {PIXEL_LIMIT:,} pixels, got {width} x {height} = {width * height:,}; "

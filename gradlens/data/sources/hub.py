@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradlens.data.decode import pixels_of
+from gradlens.data.decode import pixels_of, reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError, InstallationError, NotFoundError
@@ -176,5 +176,4 @@ def _torchvision_labels(dataset: Any, spec: str) -> list[int]:
 
 def _unavailable(spec: str, offline: bool, err: Exception) -> InputError:
     how = "without a network (--offline)" if offline else ""
-    why = (str(err) or type(err).__name__).strip().splitlines()[0][:200]
-    return InputError(f"{spec}: cannot be opened {how}".rstrip() + f": {why}")
+    return InputError(f"{spec}: cannot be opened {how}".rstrip() + f": {reason(err)}")

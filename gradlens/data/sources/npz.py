@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
@@ -44,15 +44,12 @@ def open_npz(path: Path) -> ImageSet:
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if "images" not in archive.files:
-                raise InputError(
-                    f"{path}: expected the arrays images, labels, got {', '.join(archive.files) or 'none'}"
-                )
-            images = archive["images"]
-            labels = archive["labels"] if "labels" in archive.files else None
-            classes = archive["classes"] if "classes" in archive.files else None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as err:
-        raise InputError(f"{path}: expected a NumPy archive of plain arrays: {err}") from err
+            names = archive.files
+            images, labels, classes = (archive.get(name) for name in ("images", "labels", "classes"))
+    except Exception as err:  # zipfile, zlib and NumPy raise a dozen kinds on damaged archives
+        raise InputError(f"{path}: expected a NumPy archive of plain arrays: {reason(err)}") from err
+    if images is None:
+        raise InputError(f"{path}: expected the arrays images, labels, got {', '.join(names) or 'none'}")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise InputError(
             f"{path}: expected images as uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
@@ -60,17 +57,17 @@ def open_npz(path: Path) -> ImageSet:
         )
     if not images.size:
         raise InputError(f"{path}: expected images, got an array of shape {images.shape}")
-    names, indices = _labels(path, labels, classes, len(images))
+    known, indices = _labels(path, labels, classes, len(images))
     samples = tuple(Sample(str(i), label) for i, label in enumerate(indices))
     return ImageSet(
         name=path.stem,
-        role="unlabelled" if names is None else "test",
-        classes=names,
+        role="unlabelled" if known is None else "test",
+        classes=known,
         samples=samples,
         location=str(path),
         store=Pixels(path, images),
         rows=tuple(range(len(samples))),
-        remarks=tuple(remarks_on(names or (), samples)),
+        remarks=tuple(remarks_on(known or (), samples)),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
@@ -42,7 +43,10 @@ class RowGroups(Store):
 
     def encoded(self, row: int) -> bytes | Path | np.ndarray:
         group = bisect.bisect_right(self._starts, row) - 1
-        value = self._group(group)[row - self._starts[group]].as_py()
+        try:
+            value = self._group(group)[row - self._starts[group]].as_py()
+        except ValueError as err:  # a path that is no UTF-8
+            raise InputError(f"{self.path}: row {row} is damaged: {reason(err)}") from err
         if isinstance(value, bytes):
             return value
         if value is None or (value.get("bytes") is None and not value.get("path")):
@@ -69,7 +73,7 @@ class RowGroups(Store):
             try:
                 column = self._file.read_row_group(group, columns=[self.column]).column(self.column)
             except (pa.ArrowException, OSError) as err:
-                raise InputError(f"{self.path}: row group {group} is damaged: {err}") from err
+                raise InputError(f"{self.path}: row group {group} is damaged: {reason(err)}") from err
             self._groups[group] = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
             while len(self._groups) > 1 and sum(g.nbytes for g in self._groups.values()) > CACHE_BYTES:
                 self._groups.popitem(last=False)
@@ -85,8 +89,8 @@ def open_parquet(path: Path) -> ImageSet:
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as err:
-        raise InputError(f"{path}: expected a Parquet file, but it cannot be read: {err}") from err
+    except Exception as err:  # pyarrow raises whatever a damaged footer leads it to
+        raise InputError(f"{path}: expected a Parquet file, but it cannot be read: {reason(err)}") from err
     features = _features(path, schema)
     image = _column(schema, features, "Image", IMAGE_NAMES)
     if image is None or not _holds_images(schema.field(image).type):
@@ -117,7 +121,9 @@ def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
     try:
         features = json.loads(stored)["info"]["features"]
     except (ValueError, KeyError, TypeError) as err:
-        raise InputError(f"{path}: the schema's 'huggingface' metadata is not as datasets writes it: {err!r}") from err
+        raise InputError(
+            f"{path}: the schema's 'huggingface' metadata is not as datasets writes it: {reason(err)}"
+        ) from err
     return features if isinstance(features, dict) else {}
 
 
@@ -137,13 +143,16 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _labels(
     path: Path, file: pq.ParquetFile, column: str, features: dict[str, Any]
 ) -> tuple[tuple[str, ...], list[int | None]]:
-    values = file.read(columns=[column]).column(column)
+    try:
+        values = file.read(columns=[column]).column(column)
+        listed = values.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as err:
+        raise InputError(f"{path}: column {column!r} is damaged: {reason(err)}") from err
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        texts = values.to_pylist()
-        classes = tuple(sorted({t for t in texts if t is not None}))
+        classes = tuple(sorted({t for t in listed if t is not None}))
         position = {c: i for i, c in enumerate(classes)}
-        return classes, [None if t is None else position[t] for t in texts]
+        return classes, [None if t is None else position[t] for t in listed]
     feature = features.get(column)
     names = feature.get("names") if isinstance(feature, dict) else None
     if not names:
@@ -158,7 +167,7 @@ def _labels(
     if len(set(classes)) != len(classes):
         raise InputError(f"{path}: the schema names a class twice")
     labels: list[int | None] = []
-    for row, value in enumerate(values.to_pylist()):
+    for row, value in enumerate(listed):
         if value is not None and not -1 <= value < len(classes):
             raise InputError(f"{path}: row {row} has label {value}, but there are {len(classes)} classes")
         labels.append(None if value is None or value == -1 else int(value))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradlens.data.decode import EXTENSIONS
+from gradlens.data.decode import EXTENSIONS, reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
@@ -134,7 +134,7 @@ def _entries(shard: Path, skipped: list[Skipped]) -> dict[str, _Entry]:
     except FileNotFoundError:
         raise InputError(f"{shard}: expected a WebDataset tar, but there is no such file") from None
     except (tarfile.TarError, OSError, EOFError) as err:
-        raise InputError(f"{shard}: expected an uncompressed WebDataset tar: {err}") from err
+        raise InputError(f"{shard}: expected an uncompressed WebDataset tar: {reason(err)}") from err
     entries: dict[str, _Entry] = {}
     for name, member in found:
         folder, _, base = name.rpartition("/")
@@ -161,7 +161,7 @@ def _label(entry: _Entry, name: str) -> str | int | None:
             text = member.read().decode("utf-8").strip()
             value = json.loads(text) if ending == "json" else text
         except ValueError as err:
-            raise InputError(f"{name}.{ending}: expected a label: {err}") from err
+            raise InputError(f"{name}.{ending}: expected a label: {reason(err)}") from err
         if isinstance(value, dict):
             value = next((value[f] for f in JSON_FIELDS if f in value), None)
         if isinstance(value, str) and re.fullmatch(r"\d+", value):
