@@ -477,7 +477,7 @@ def test_damaged_files_are_refused_or_skipped(kind: str, tmp_path: Path) -> None
     whole = path.read_bytes()
     random = np.random.default_rng(0)
     outcomes: Counter[str] = Counter()
-    for n in range(150):
+    for n in range(90):
         damaged = bytearray(whole)
         for at in random.integers(0, len(whole), 3):
             damaged[at] = random.integers(256)
@@ -485,12 +485,11 @@ def test_damaged_files_are_refused_or_skipped(kind: str, tmp_path: Path) -> None
         try:
             read = [image for _, image in decoded(open_source(str(path)), 1)]
         except InputError as err:
-            assert "\n" not in str(err)
-            outcomes["refused"] += 1
+            outcomes["refused" if "\n" not in str(err) else "several lines"] += 1
         else:
             outcomes["skipped" if any(isinstance(r, Skipped) for r in read) else "read"] += 1
     assert outcomes["refused"] > 10
-    assert outcomes.total() == 150
+    assert not outcomes["several lines"]
 
 
 # --- other libraries -----------------------------------------------------------------------------------------------
