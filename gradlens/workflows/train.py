@@ -77,7 +77,7 @@ def train(
         runtime.say(f"{folder} is trained already; --fresh trains it anew, --score-only scores it again")
         return Result(folder, card, trained=False)
     for spec in _scored(recipe):  # a missing set ends it here, not after the last epoch
-        open_source(spec, offline=runtime.offline)
+        open_source(spec, offline=runtime.offline, runtime=runtime)
     prepared = prepare(recipe, runtime, shared)
     recipe = prepared.recipe
     seed_everything(recipe.seed)
@@ -142,9 +142,9 @@ def score(folder: Path, recipe: Recipe, runtime: Runtime) -> Result:
     """
     model = checkpoints.load_folder(folder, f"{folder.parent.name}/{folder.name}")
     card = checkpoints.read_card(folder)
-    sets = {spec: open_source(spec, offline=runtime.offline) for spec in _scored(recipe)}
+    sets = {spec: open_source(spec, offline=runtime.offline, runtime=runtime) for spec in _scored(recipe)}
     if recipe.data.select is None:
-        training = _labelled(open_source(recipe.data.train, offline=runtime.offline))
+        training = _labelled(open_source(recipe.data.train, offline=runtime.offline, runtime=runtime))
         sets["held out"] = split(training, recipe.data.select_fraction, recipe.data.select_seed)[1]
     plain = replace(runtime, precision="fp32")
     outputs = OutputStore(cache_dir() / "outputs")
@@ -259,11 +259,11 @@ def prepare(recipe: Recipe, runtime: Runtime, shared: dict[str, Prepared] | None
 
 
 def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
-    training = _labelled(open_source(recipe.data.train, offline=runtime.offline))
+    training = _labelled(open_source(recipe.data.train, offline=runtime.offline, runtime=runtime))
     if recipe.data.select is None:
         training, select = split(training, recipe.data.select_fraction, recipe.data.select_seed)
     else:
-        select = _labelled(open_source(recipe.data.select, offline=runtime.offline))
+        select = _labelled(open_source(recipe.data.select, offline=runtime.offline, runtime=runtime))
     classes = training.classes or ()
     if set(select.classes or ()) != set(classes):
         odd = sorted(set(select.classes or ()) ^ set(classes))

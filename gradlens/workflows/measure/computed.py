@@ -41,14 +41,16 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     evidence = Evidence(
         [_model_info(m) for m in models], _set_info(in_dist), [_set_info(p) for p in probes], {}, _left_out(image_sets_)
     )
-    evidence.notes += [f"{s.name}: {remark}" for s in image_sets_ for remark in s.remarks]
+    # classes without images are told below, together with what that means for the comparison
+    remarks = [(s.name, remark) for s in image_sets_ for remark in s.remarks if not remark.startswith("no image of")]
+    evidence.notes += [f"{name}: {remark}" for name, remark in remarks]
+    evidence.marks += [mark for m in models for mark in _seen(m, evidence)]
     image_sets_ = [_labelled(s, evidence.skipped) for s in image_sets_]
     for image_set in image_sets_:
         for model in models:
             _check_classes(model, image_set)
     evidence.timings["loading"] = time.perf_counter() - started
-    roots = cache_dir() / "outputs", request.out / "shards"
-    outputs = store.OutputStore(*(reversed(roots) if request.shard else roots))
+    outputs = output_store(request)
     files = store.file_names((m.name, s.name) for s in image_sets_ for m in models)
     listed = dict.fromkeys(evidence.skipped)
     for image_set in image_sets_:
@@ -69,6 +71,12 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
         evidence.timings["in the networks"] = evidence.timings.get("in the networks", 0.0) + timings.forward
         evidence.timings["images run"] = evidence.timings.get("images run", 0) + timings.images
     return evidence
+
+
+def output_store(request: Request) -> store.OutputStore:
+    """Where outputs are kept: in the cache; those of a shard beside the run, where its folder is what machines share."""
+    roots = cache_dir() / "outputs", request.out / "shards"
+    return store.OutputStore(*(reversed(roots) if request.shard else roots))
 
 
 def load_models(request: Request, names: Sequence[str], runtime: Runtime) -> list[LoadedModel]:
@@ -112,7 +120,7 @@ def image_sets(request: Request, names: Sequence[str], runtime: Runtime) -> tupl
 
 
 def _opened(spec: str, runtime: Runtime) -> ImageSet:
-    image_set = open_source(spec, offline=runtime.offline)
+    image_set = open_source(spec, offline=runtime.offline, runtime=runtime)
     if image_set.classes is None or (image_set.labels < 0).all():
         raise InputError(
             f"{spec} is unlabelled, and accuracy needs labels: "
@@ -154,6 +162,20 @@ def _labelled(image_set: ImageSet, skipped: list[Skipped]) -> ImageSet:
 
 def _left_out(sets: Sequence[ImageSet]) -> list[Skipped]:
     return [skipped for image_set in sets for skipped in image_set.skipped]
+
+
+def _seen(model: LoadedModel, evidence: Evidence) -> list[str]:
+    """Which of the sets the model's card says it was trained on or chosen by."""
+    training = model.card.get("training") or {}
+    marks = []
+    for key, what in (("fingerprint", "was trained on"), ("select_fingerprint", "was chosen by its score on")):
+        fingerprint = training.get(key)
+        marks += [
+            f"{model.name} {what} {s.name}: its score there is too good"
+            for s in evidence.sets
+            if fingerprint and fingerprint == s.fingerprint
+        ]
+    return marks
 
 
 def _check_classes(model: LoadedModel, image_set: ImageSet) -> None:
