@@ -9,3 +9,11 @@ try:
     __version__ = version("gradlens")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> object:
+    if name == "explain":  # imports torch, so only when somebody asks for it
+        from gradlens.cam.engine import explain
+
+        return explain
+    raise AttributeError(f"module 'gradlens' has no attribute {name!r}")

@@ -1,0 +1,310 @@
+"""The CAM engine: against Captum and the formulas, in the traps other tools fall into, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+
+import gradlens
+from gradlens.cam.engine import explain
+from gradlens.cam.methods import METHODS
+from gradlens.depths.capture import Captured, capture
+from gradlens.depths.find import find_depths
+from gradlens.depths.layout import Reading
+from gradlens.errors import NotFoundError
+from gradlens.records import HookPoint
+from gradlens.zoo import checkpoints
+from gradlens.zoo.architectures import ARCHITECTURES
+from gradlens.zoo.build import build
+from gradlens.zoo.outputs import logits_of
+
+ZOO = [n for n in checkpoints.names() if n.startswith("vehicles/")]
+
+
+def images(n: int = 2, size: int = 32) -> torch.Tensor:
+    return torch.randn((n, 3, size, size), generator=torch.Generator().manual_seed(5))
+
+
+def seeded(builder: str, **arguments: object) -> nn.Module:
+    torch.manual_seed(0)
+    return build(builder, arguments, 8)
+
+
+def small(**arguments: object) -> nn.Module:
+    return seeded("timm:resnet18", channels=[8, 16, 24, 32], **arguments)
+
+
+class Logits(nn.Module):
+    """A classifier that returns bare logits, as Captum wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return logits_of(self.model(x))
+
+
+class AsGrid(nn.Module):
+    """Stands behind a module and hands Captum its output as (N, C, h, w), while the network goes on with its own."""
+
+    def __init__(self, module: nn.Module, point: HookPoint) -> None:
+        super().__init__()
+        self.module = module
+        self.reading = Reading(point.layout, point.prefix, point.shape[1], point.shape[2])
+        self.watched = nn.Identity()
+        self.prefix = point.prefix
+
+    def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
+        # the clone keeps what the network does in place later away from what Captum watches
+        out = self.module(*args, **kwargs).clone()
+        grid = self.watched(self.reading.grid(out).contiguous()).clone()
+        if self.reading.layout == "NCHW":
+            return grid
+        if self.reading.layout == "NHWC":
+            return grid.permute(0, 2, 3, 1)
+        return torch.cat([out[:, : self.prefix], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def captum_map(model: nn.Module, point: HookPoint, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Captum's LayerGradCam with its ReLU, for one depth."""
+    parent, _, child = point.path.rpartition(".")
+    owner = model.get_submodule(parent)
+    original = getattr(owner, child)
+    adapter = AsGrid(original, point)
+    setattr(owner, child, adapter)
+    try:
+        explainer = LayerGradCam(Logits(model), adapter.watched)
+        return explainer.attribute(x, target=target, relu_attributions=True)[:, 0].detach()
+    finally:
+        setattr(owner, child, original)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_equals_captum_on_every_depth_of_the_zoo(name: str) -> None:
+    loaded = checkpoints.load(name)
+    model = loaded.module.eval()
+    x = images(2, loaded.preprocess.size[0])
+    stacks = explain(model, x, layers="all", name=name)
+    target = torch.tensor([s.target[0] for s in stacks])
+    for i, point in enumerate(stacks[0].depths):
+        theirs = captum_map(model, point, x, target).numpy()
+        ours = np.maximum(np.stack([s.maps[i] for s in stacks]), 0)
+        size = max(np.abs(s.maps[i]).max() for s in stacks)
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(size, 1e-12), rtol=1e-4, err_msg=point.name)
+
+
+def bare_gradcam(model: nn.Module, module: nn.Module, x: torch.Tensor, target: int, call: int = 1) -> torch.Tensor:
+    """The truth in a few lines: hook, clone what goes onward, one backward."""
+    kept: list[torch.Tensor] = []
+
+    def hook(_m: nn.Module, _i: object, out: torch.Tensor) -> torch.Tensor:
+        kept.append(out)
+        return out.clone()
+
+    handle = module.register_forward_hook(hook)
+    logits = logits_of(model(x))
+    handle.remove()
+    (g,) = torch.autograd.grad(logits[:, target].sum(), [kept[call - 1]])
+    return (g.mean((2, 3), keepdim=True) * kept[call - 1]).sum(1).detach()
+
+
+class TestTraps:
+    """Each fails on an engine that hooks outputs and nothing more."""
+
+    def test_in_place_after_the_hooked_output(self) -> None:
+        model = seeded("torchvision:densenet121", growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=16).eval()
+        x = images(2, 64)
+        points = {p.name: p for p in find_depths(model, x[:1]).select(["features.norm5", "features.denseblock4"])}
+        assert points["features.norm5"].overwritten
+        for name in points:
+            stacks = explain(model, x, layers=name, targets=torch.tensor([3, 3]))
+            truth = bare_gradcam(model, model.get_submodule(name), x, 3).numpy()
+            np.testing.assert_allclose(np.stack([s.maps[0] for s in stacks]), truth, rtol=1e-4, atol=1e-7)
+
+    def test_each_call_of_a_module_used_twice(self) -> None:
+        model = seeded("torchvision:resnet18").eval()
+        x = images(1, 64)
+        for call in (1, 2):
+            name = "layer1.0.relu" + ("" if call == 1 else "#2")
+            (stack,) = explain(model, x, layers=name, targets=torch.tensor([1]))
+            truth = bare_gradcam(model, model.layer1[0].relu, x, 1, call)[0].numpy()
+            np.testing.assert_allclose(stack.maps[0], truth, rtol=1e-4, atol=1e-8)
+
+    def test_many_depths_at_once_equal_one_at_a_time(self) -> None:
+        model = small().eval()
+        x = images()
+        together = explain(model, x, layers="all")
+        for i, point in enumerate(together[0].depths):
+            alone = explain(model, x, layers=point.name)
+            np.testing.assert_allclose(alone[1].maps[0], together[1].maps[i], rtol=1e-4, atol=1e-8)
+
+    def test_class_token_readout_says_zero_gradient(self) -> None:
+        arch = ARCHITECTURES["vit"]
+        model = seeded(arch.builder, **arch.arguments).eval()
+        (stack,) = explain(model, images(1, 96), layers="all")
+        assert stack.statuses[-1] == "zero gradient"
+        assert set(stack.statuses[:-1]) <= {"ok", "all negative"}
+
+    def test_one_target_per_image(self) -> None:
+        model = small().eval()
+        x = images(3)
+        mixed = explain(model, x, targets=torch.tensor([1, 5, 7]))
+        for i, target in enumerate((1, 5, 7)):
+            (alone,) = explain(model, x[i : i + 1], targets=torch.tensor([target]))
+            np.testing.assert_allclose(mixed[i].maps[-1], alone.maps[-1], rtol=1e-3, atol=1e-7)
+            assert mixed[i].target == (target, str(target))
+
+    @pytest.mark.parametrize("targets", [torch.tensor([0]), torch.tensor([0, 8]), torch.tensor([0, -1])])
+    def test_wrong_targets_are_named(self, targets: torch.Tensor) -> None:
+        with pytest.raises(ValueError, match="target"):
+            explain(small(), images(2), targets=targets)
+
+    def test_dropout_and_batch_statistics_do_not_move(self) -> None:
+        model = small(drop_rate=0.5).train()
+        x = images()
+        first, second = explain(model, x), explain(model, x)
+        np.testing.assert_array_equal(first[0].maps[0], second[0].maps[0])
+        assert model.training
+        assert float(model.bn1.num_batches_tracked) == 0
+
+    def test_auxiliary_outputs(self) -> None:
+        model = seeded("torchvision:googlenet", aux_logits=True, init_weights=False).train()
+        (stack, _) = explain(model, images(2, 64), layers="inception4a")
+        assert stack.maps[0].shape == (4, 4)
+
+    @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+    def test_inside_no_grad_and_inference_mode(self, caller: Callable[[], object]) -> None:
+        model = small().eval()
+        for p in model.parameters():
+            p.requires_grad_(False)
+        expected = explain(model, images())
+        with caller():  # type: ignore[attr-defined]
+            got = explain(model, images())
+            assert not torch.is_grad_enabled()
+        np.testing.assert_array_equal(got[1].maps[-1], expected[1].maps[-1])
+
+    @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+    def test_wrapped_modules(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        model = small().eval()
+        expected = explain(model, images())
+        np.testing.assert_array_equal(explain(wrap(model), images())[0].maps[0], expected[0].maps[0])
+
+    def test_non_finite_maps_are_named(self) -> None:
+        model = small().eval()
+        with torch.no_grad():
+            model.layer4[1].bn2.weight[0] = float("nan")
+        depths = find_depths(small().eval(), images(1))
+        (stack,) = explain(model, images(1), layers="layer4.1", depths=depths)
+        assert stack.statuses == ("non-finite",)
+
+
+class TestNothingIsLeftBehind:
+    def state(self, model: nn.Module) -> list[object]:
+        return [
+            *((m.training, len(m._forward_hooks), len(m._backward_hooks)) for m in model.modules()),
+            *((p.requires_grad, p.grad is None, p._version) for p in model.parameters()),
+        ]
+
+    def test_after_a_run(self) -> None:
+        model = small().train()
+        model.layer2.eval()
+        model.fc.weight.requires_grad_(False)
+        before = self.state(model)
+        explain(model, images(), layers="all", methods=list(METHODS))
+        assert self.state(model) == before
+
+    def test_after_an_exception(self) -> None:
+        model = small().train()
+        before = self.state(model)
+        points = find_depths(model, images(1)).points
+
+        def fail(_: Captured) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            capture(model, images(), points, None, fail)
+        assert self.state(model) == before
+
+    def test_maps_hold_no_graph(self) -> None:
+        kept = capture(small(), images(), find_depths(small(), images(1)).points, None, lambda c: c)[0]
+        assert not any(t.requires_grad for t in (kept.logits, *kept.activations, *kept.gradients))
+
+    def test_the_users_images_keep_their_gradient_flag(self) -> None:
+        x = images().requires_grad_(True)
+        explain(small(), x)
+        assert x.requires_grad
+        assert x.grad is None
+
+
+def reference(method: str, a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """The papers' sums, one cell at a time, float64; (C, h, w) -> (h, w)."""
+    channels, rows, columns = a.shape
+    out = np.zeros((rows, columns))
+    for c in range(channels):
+        if method == "gradcam":
+            weight = sum(g[c, i, j] for i in range(rows) for j in range(columns)) / (rows * columns)
+        elif method == "xgradcam":
+            total = a[c].sum()
+            weight = 0.0 if total == 0 else sum(
+                g[c, i, j] * a[c, i, j] / total for i in range(rows) for j in range(columns)
+            )  # fmt: skip
+        elif method == "gradcam++":
+            weight = 0.0
+            for i in range(rows):
+                for j in range(columns):
+                    d = 2 * g[c, i, j] ** 2 + g[c, i, j] ** 3 * a[c].sum()
+                    weight += (g[c, i, j] ** 2 / d if d != 0 else 0.0) * max(g[c, i, j], 0.0)
+        for i in range(rows):
+            for j in range(columns):
+                if method == "hirescam":
+                    out[i, j] += g[c, i, j] * a[c, i, j]
+                elif method == "layercam":
+                    out[i, j] += max(g[c, i, j], 0.0) * a[c, i, j]
+                else:
+                    out[i, j] += weight * a[c, i, j]
+    return out
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_every_method_is_its_papers_formula(method: str, size: float) -> None:
+    rng = np.random.default_rng(11)
+    a = np.maximum(rng.normal(size=(2, 5, 3, 4)), 0)
+    g = rng.normal(size=(2, 5, 3, 4)) * size
+    g[:, 0] = 0
+    a[:, 1] = 0
+    ours = METHODS[method](torch.from_numpy(a).float(), torch.from_numpy(g).float()).numpy()
+    for i in range(2):
+        expected = reference(method, a[i], g[i])
+        np.testing.assert_allclose(ours[i], expected, rtol=2e-4, atol=1e-5 * np.abs(expected).max())
+
+
+class TestRecords:
+    def test_order_targets_methods_and_probabilities(self) -> None:
+        model = small().eval()
+        x = images()
+        with torch.no_grad():
+            probabilities = model(x).softmax(1)
+        stacks = explain(
+            model, x, targets=lambda logits: logits.topk(2).indices, methods=["gradcam", "hirescam"],
+            classes=[f"class {i}" for i in range(8)], ids=["a", "b"],
+        )  # fmt: skip
+        assert [s.image for s in stacks] == ["a"] * 4 + ["b"] * 4
+        assert [s.method for s in stacks] == ["gradcam", "hirescam"] * 4
+        assert stacks[0].target[0] == int(probabilities[0].argmax())
+        assert stacks[0].target[1] == f"class {stacks[0].target[0]}"
+        assert stacks[2].probability == pytest.approx(float(probabilities[0].topk(2).values[1]), rel=1e-4)
+        assert all(m.dtype == np.float32 for m in stacks[0].maps)
+
+    def test_maps_keep_their_sign(self) -> None:
+        assert min(m.min() for s in explain(small().eval(), images(), layers="all") for m in s.maps) < 0
+
+    def test_unknown_method(self) -> None:
+        with pytest.raises(NotFoundError, match="gradcam"):
+            gradlens.explain(small(), images(), methods="grad-cam")  # type: ignore[operator]
