@@ -71,7 +71,7 @@ class Training(_Part):
     select_images: int = 0
     select_fingerprint: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
-    history: tuple[dict[str, float], ...] = ()
+    history: tuple[dict[str, int | float], ...] = ()
 
 
 class Score(_Part):

@@ -167,25 +167,44 @@ def write_card(folder: Path, card: Card, module: nn.Module | None = None, *, nam
         module: asked for what timm's layout wants to know; ``None`` keeps what the folder's config says.
         name: on the model card; ``collection/model`` of the folder where none is given.
     """
-    if module is not None:
-        pooling = getattr(module, "global_pool", None)
-        facts = {
-            "num_features": getattr(module, "num_features", None),
-            "global_pool": pooling if isinstance(pooling, str) else None,
-            "classifier": (getattr(module, "pretrained_cfg", None) or {}).get("classifier"),
-        }
-    else:
-        old = _read_config(folder)
-        facts = {
-            "num_features": old.get("num_features"),
-            "global_pool": old.get("global_pool"),
-            "classifier": old.get("pretrained_cfg", {}).get("classifier"),
-        }
-    config = config_of(card, **facts)
+    config = config_of(card, **(_facts_of(module) if module is not None else _facts_in(folder)))
     with whole_file(folder / README) as path:
         path.write_text(readme_of(card, name or full_name(folder)), encoding="utf-8")
     with whole_file(folder / CONFIG) as path:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _facts_of(module: nn.Module) -> dict[str, Any]:
+    pooling = getattr(module, "global_pool", None)
+    return {
+        "num_features": getattr(module, "num_features", None),
+        "global_pool": pooling if isinstance(pooling, str) else None,
+        "classifier": (getattr(module, "pretrained_cfg", None) or {}).get("classifier"),
+    }
+
+
+def _facts_in(folder: Path) -> dict[str, Any]:
+    config = _read_config(folder)
+    return {
+        "num_features": config.get("num_features"),
+        "global_pool": config.get("global_pool"),
+        "classifier": config.get("pretrained_cfg", {}).get("classifier"),
+    }
+
+
+def stale_fields(folder: Path, card: Card) -> list[str]:
+    """Names of what is generated from the card and no longer agrees with it: timm's fields, the model card."""
+    config = _read_config(folder)
+    if "gradlens" not in config:
+        return []  # another tool's folder: there is nothing that the fields could contradict
+    expected = config_of(card, **_facts_in(folder))
+    stale = [k for k in {**expected, **config} if k != "gradlens" and config.get(k) != expected.get(k)]
+    readme = folder / README
+    # the title is the name it was given when it was written, which a copied folder keeps
+    title = readme.read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0] if readme.is_file() else ""
+    if not title or readme.read_text(encoding="utf-8") != readme_of(card, title):
+        stale.append(README)
+    return stale
 
 
 def full_name(folder: Path) -> str:

@@ -20,6 +20,7 @@ from gradlens.zoo.build import build, split_builder
 from gradlens.zoo.cards import Card, Preprocessing
 from gradlens.zoo.checkpoints import (
     CONFIG,
+    full_name,
     is_safetensors,
     load_folder,
     load_state,
@@ -175,6 +176,7 @@ def import_checkpoint(
     classes: Sequence[str],
     preprocess: Preprocess,
     *,
+    name: str = "",
     arguments: Mapping[str, Any] | None = None,
     decode: str = "",
     licence: str = "",
@@ -188,6 +190,7 @@ def import_checkpoint(
         arch: a builder; the file of ``FILE.py:FACTORY`` is copied into the folder, so it must stand alone.
         classes: names, in the order of the logits.
         preprocess: how the network expects its images.
+        name: on the model card; the folder's ``collection/model`` where none is given.
         arguments: of the builder.
         decode: the decoding policy (:data:`gradlens.data.decode.DECODE_POLICY`).
         licence: of the weights.
@@ -222,7 +225,7 @@ def import_checkpoint(
             source=weights.name,
             licence=licence,
         )
-        card = save(staged, module.eval(), card, name=f"{folder.parent.name}/{folder.name}")
+        card = save(staged, module.eval(), card, name=name or full_name(folder))
         load_folder(staged, folder.name)  # what was written is what will be read
         if folder.exists():
             shutil.rmtree(folder)

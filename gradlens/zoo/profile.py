@@ -8,10 +8,15 @@ multiply-accumulate; so do we. Element-wise work (norms, activations) is not cou
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlens.errors import ModelError
@@ -28,6 +33,8 @@ class Profile:
         trainable: those that require a gradient.
         macs: multiply-accumulates of one image's forward pass (matrix products and convolutions).
         size_mb: parameters and buffers as they lie in memory, in 10^6 bytes.
+        activations_mb: tensors alive at once, at most, while one image goes through without gradients, in 10^6 bytes;
+            weights, and what kernels allocate for themselves, come on top.
         input_size: (channels, height, width) that ``macs`` was counted at.
     """
 
@@ -35,6 +42,7 @@ class Profile:
     trainable: int
     macs: int
     size_mb: float
+    activations_mb: float
     input_size: tuple[int, int, int]
 
     @property
@@ -75,9 +83,12 @@ def profile(module: nn.Module, input_size: tuple[int, int, int]) -> Profile:
     module.eval()
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
+    image = torch.zeros(1, *input_size, device=device)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            logits_of(module(torch.zeros(1, *input_size, device=device)))
+            logits_of(module(image))
+        with torch.no_grad(), _Alive([image, *module.parameters(), *module.buffers()]) as alive:
+            module(image)
     except (RuntimeError, ValueError, AssertionError, TypeError) as err:
         why = str(err).strip().partition("\n")[0]
         raise ModelError(f"the network does not take an input of {input_size}: {why}") from err
@@ -89,8 +100,37 @@ def profile(module: nn.Module, input_size: tuple[int, int, int]) -> Profile:
         trainable=sum(p.numel() for p in module.parameters() if p.requires_grad),
         macs=counter.get_total_flops() // 2,
         size_mb=sum(t.numel() * t.element_size() for t in tensors) / 1e6,
+        activations_mb=alive.peak / 1e6,
         input_size=input_size,
     )
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made inside the block that are alive at once; ``given`` ones do not count."""
+
+    def __init__(self, given: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._given = {t.untyped_storage()._cdata for t in given}
+        self._sizes: dict[int, int] = {}
+        self._now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()  # shared by views
+                key = storage._cdata
+                if key not in self._given and key not in self._sizes:
+                    self._sizes[key] = storage.nbytes()
+                    self._now += storage.nbytes()
+                    self.peak = max(self.peak, self._now)
+                    weakref.finalize(storage, self._freed, key)
+        return out
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
 
 
 def latency(module: nn.Module, input_size: tuple[int, int, int], runtime: Runtime, passes: int = 30) -> Latency:
