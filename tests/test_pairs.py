@@ -42,11 +42,23 @@ def test_mid_p_counts_half_of_the_observed() -> None:
     assert pairs.mcnemar(3, 3) == (1, 1)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+@pytest.mark.parametrize("p_values", [[0.3], [0.04, 0.01, 0.03], [0.5, 0.5, 0.001, 0.02, 0.9], [0, 1, 0.2, 0.2]])
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
     from statsmodels.stats.multitest import multipletests
 
     assert pairs.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.2))
+def test_holm_rejects_what_the_step_down_test_rejects(p_values: list[float], alpha: float) -> None:
+    """Holm 1979 as a procedure: reject the smallest while p <= alpha / (those that are left)."""
+    left = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    rejected = set()
+    while left and p_values[left[0]] * len(left) <= alpha:
+        rejected.add(left.pop(0))
+    corrected = pairs.holm(p_values)
+    assert {i for i, p in enumerate(corrected) if p <= alpha} == rejected
+    assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
 
 
 def test_holm_of_none() -> None:

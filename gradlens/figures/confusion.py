@@ -39,7 +39,8 @@ def confusion(panels: Sequence[Scored]) -> Figure:
     names = max(len(style.short(name, 20)) for panel in panels for name in panel.classes)
     side = (width - 0.5) / columns - 0.3 - 0.055 * names
     with style.paper():
-        figure = Figure(figsize=(width, rows * (side + 0.62 + 0.04 * names) + 0.2))
+        # "compressed" is the constrained layout that knows of square panels
+        figure = Figure(figsize=(width, rows * (side + 0.62 + 0.04 * names) + 0.2), layout="compressed")
         grid = figure.subplots(rows, columns, squeeze=False)
         for ax in list(grid.flat)[len(panels) :]:
             ax.set_visible(False)

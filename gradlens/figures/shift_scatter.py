@@ -66,7 +66,7 @@ def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
         else:
             columns = len(probes) if len(probes) <= 4 else int(np.ceil(len(probes) / np.ceil(len(probes) / 4)))
             rows = int(np.ceil(len(probes) / columns))
-            per_line = max(1, int(style.PAGE_WIDTH / (0.32 + 0.062 * max(map(len, names.values())))))
+            per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))
             legend = 0.14 * int(np.ceil(len(models) / per_line)) + 0.25
             figure = Figure(figsize=(style.PAGE_WIDTH, rows * _PANEL + 0.35 + legend))
             grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
