@@ -160,6 +160,10 @@ def score(folder: Path, recipe: Recipe, runtime: Runtime) -> Result:
             if estimates[name].defined
         ]
     test = sets[recipe.data.test].name if recipe.data.test is not None else ""
+    if card.training is not None:  # the settings name the sets that the scores are of
+        data = card.training.settings.get("data", {}) | recipe.data.model_dump(mode="json", include={"test", "probes"})
+        training = card.training.model_copy(update={"settings": card.training.settings | {"data": data}})
+        card = card.model_copy(update={"training": training})
     card = card.with_scores(scores, test)
     checkpoints.write_card(folder, card)
     return Result(folder, card, trained=False, skipped=tuple(skipped))
