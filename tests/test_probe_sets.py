@@ -442,6 +442,9 @@ def test_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "probe", "add", "x", "photos", "--role", "prob")[0] == 2
     assert run(capsys, "probe", "add", "x", "nowhere")[0] == 1
     write_rendered(here / "probe_sets" / "little")
+    code, out, _ = run(capsys, "probe", "check")
+    assert "little: manifest sound; not rendered yet (gradlens probe check little)" in out.splitlines()
+    assert not (here / "cache").exists() or not list((here / "cache").glob("sets/*"))
     code, out, _ = run(capsys, "probe", "render", "little", "--json")
     assert (code, json.loads(out)["probe_sets"][0]["images"]) == (0, 8)
 

@@ -91,8 +91,9 @@ Examples:
 def check_command(names: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """Check images, masks, checksums and pairs.
 
-    Reads every image of the named probe sets (all where none is named), compares checksums, looks for exact copies and
-    for pairs that do not exist. Leaves with 1 when something is wrong.
+    Reads every image of the named probe sets, compares checksums, looks for exact copies and for pairs that do not
+    exist; sets that are named are rendered first where that is needed. All sets where none is named. Leaves with 1
+    when something is wrong.
     """
     from gradlens.workflows.probe import check_sets
 
@@ -101,7 +102,8 @@ def check_command(names: tuple[str, ...], as_json: bool, quiet: bool) -> int:
         print_json({"checks": [{**asdict(c), "ok": not c.problems} for c in checks]})
     else:
         for c in checks:
-            click.echo(f"{c.name}: " + (_count(c.problems, "problem") if c.problems else "sound"))
+            sound = "sound" if c.complete else f"manifest sound; not rendered yet (gradlens probe check {c.name})"
+            click.echo(f"{c.name}: " + (_count(c.problems, "problem") if c.problems else sound))
             for problem in c.problems:
                 click.echo(f"  {problem}")
     return 1 if any(c.problems for c in checks) else 0

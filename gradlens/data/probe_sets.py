@@ -231,18 +231,25 @@ def read_table(path: Path, classes: Iterable[str]) -> list[dict[str, str]]:
 def rendered(manifest: Manifest, runtime: Runtime | None = None) -> Path:
     """The folder in the cache that holds the images of a ``rendered`` set; renders them unless it is there.
 
-    The folder's name carries a hash of the recipe, of the renderer's source and of the libraries that draw, so that a
-    change of any of them renders anew. It appears complete or not at all, also when two processes render at once.
+    It appears complete or not at all, also when two processes render at once.
     """
-    recipe = manifest.recipe or {}
-    ours = versions()
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    key.update(f"{ours.get('opencv-python')} {ours['numpy']} {ours['pillow']} {_renderer_source()}".encode())
-    final = cache_dir() / "sets" / f"{manifest.name}-{key.hexdigest()[:12]}"
+    final = rendering_place(manifest)
     if not (final / TABLE).is_file():
         with whole_folder(final) as folder:
-            materialise(recipe, folder, runtime)
+            materialise(manifest.recipe or {}, folder, runtime)
     return final
+
+
+def rendering_place(manifest: Manifest) -> Path:
+    """Where the images of a ``rendered`` set lie once they are rendered.
+
+    The folder's name carries a hash of the recipe, of the renderer's source and of the libraries that draw, so that a
+    change of any of them renders anew.
+    """
+    ours = versions()
+    key = hashlib.sha256(json.dumps(manifest.recipe or {}, sort_keys=True).encode())
+    key.update(f"{ours.get('opencv-python')} {ours['numpy']} {ours['pillow']} {_renderer_source()}".encode())
+    return cache_dir() / "sets" / f"{manifest.name}-{key.hexdigest()[:12]}"
 
 
 def materialise(recipe: Mapping[str, Any], folder: Path, runtime: Runtime | None = None) -> None:

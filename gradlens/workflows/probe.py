@@ -43,11 +43,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Checked:
-    """What ``gradlens probe check`` found wrong with one set; nothing when it is sound."""
+    """What ``gradlens probe check`` found wrong with one set; nothing when it is sound.
+
+    ``complete`` is false where only the manifest was looked at, because the images are not rendered yet.
+    """
 
     name: str
     folder: str
     problems: tuple[str, ...]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,26 @@ def _entry(name: str, folder: Path) -> Entry:
 
 
 def check_sets(names: Sequence[str], runtime: Runtime) -> list[Checked]:
-    """What is wrong with probe sets, by name or folder; all that are known where none is named."""
+    """What is wrong with probe sets, by name or folder; all that are known where none is named.
+
+    A set that would have to be rendered first is rendered when it is named; otherwise only its manifest is checked.
+    """
     folders = {n: _folder(n) for n in names} if names else probe_sets.known()
-    bar = runtime.progress(folders.items(), "checking", total=len(folders), unit="set")
-    return [Checked(name, str(folder), tuple(probe_sets.check(folder, runtime))) for name, folder in bar]
+    checks: list[Checked] = []
+    for name, folder in runtime.progress(folders.items(), "checking", total=len(folders), unit="set"):
+        if not names and _awaits_rendering(folder):
+            checks.append(Checked(name, str(folder), (), complete=False))
+        else:
+            checks.append(Checked(name, str(folder), tuple(probe_sets.check(folder, runtime))))
+    return checks
+
+
+def _awaits_rendering(folder: Path) -> bool:
+    try:
+        manifest = Manifest.read(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    except InputError:
+        return False
+    return manifest is not None and manifest.kind == "rendered" and not probe_sets.rendering_place(manifest).exists()
 
 
 def _folder(name: str) -> Path:
