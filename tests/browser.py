@@ -34,8 +34,9 @@ class Page:
             "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars "
             f"--disable-background-networking --remote-debugging-pipe --user-data-dir={profile}"
         )
-        # the protocol wants the file descriptors 3 and 4
-        command = f'exec "$0" {flags} about:blank 3<&{to_read} 4>&{to_write} {to_read}<&- {to_write}>&-'
+        # the protocol wants the file descriptors 3 and 4, which may be those of our pipes already, the wrong way round
+        moved = f"30<&{to_read} 31>&{to_write} 3<&30 4>&31 30<&- 31>&-"
+        command = f'exec "$0" {flags} about:blank {moved}'
         self._process = subprocess.Popen(
             ["bash", "-c", command, program],
             pass_fds=(to_read, to_write),

@@ -59,6 +59,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple
     folder = tmp_path_factory.mktemp("run")
     said = write_run(folder, ACCURACIES, skipped=[Skipped("broken.jpg", "not an image")])
     paint(folder / "figures" / "gap_heatmap.png", 2070, 900)
+    paint(folder / "figures" / "confusion-vehicles--vgg.png", 2070, 900)
     (folder / "figures" / "gap_heatmap.pdf").write_bytes(b"%PDF")
     report.build(folder)
     return folder, said
@@ -218,6 +219,13 @@ def test_the_same_files_give_the_same_page(measured: tuple[Path, dict[tuple[str,
     assert report.build(folder).read_bytes() == before
 
 
+def test_confusion_matrices_stand_with_their_model(measured: tuple[Path, dict[tuple[str, str], Predictions]]) -> None:
+    source = (measured[0] / "report.html").read_text()
+    figures, classes = source.split('<h2 id="figures">')[1].split('<h2 id="classes">')
+    assert "confusion-vehicles--vgg" not in figures
+    assert "confusion-vehicles--vgg" in classes.split("vgg — weakest")[1].split("</details>")[0]
+
+
 # -- smaller runs and broken ones -------------------------------------------------------------------------------------
 
 
@@ -255,7 +263,12 @@ def test_what_run_json_will_say_can_be_given(run: Path) -> None:
     (run / "run.json").unlink()
     with pytest.raises(InputError, match=r"no run\.json"):
         report.build(run)
-    assert "by hand" in report.build(run, {"command": "by hand"}).read_text()
+    about = {"command": "by hand", "in_dist": {"name": "x", "classes": ("a", "b")}, "limits": {"missed": ["too low"]}}
+    text = report.build(run, about).read_text()
+    assert "by hand" in text
+    assert "<li>too low</li>" in text
+    (run / "run.json").write_text(json.dumps(about))
+    assert report.build(run).read_text() == text
 
 
 @pytest.mark.parametrize(

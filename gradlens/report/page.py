@@ -44,7 +44,17 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
     """
     run = read(run_dir, about)
     pictures, linked = _embedded((path, "") for path in run.figures)
-    html = _render("report.html.j2", title=page_title(run), pictures=pictures, linked=linked, base=run_dir, **view(run))
+    # a model's confusion matrices are shown with its classes, everything else under the heading of figures
+    of_model = {f"confusion-{model.replace('/', '--')}": model for model in run.models}
+    html = _render(
+        "report.html.j2",
+        title=page_title(run),
+        pictures=[picture for picture in pictures if picture.name not in of_model],
+        confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
+        linked=linked,
+        base=run_dir,
+        **view(run),
+    )
     return _write(run_dir / "report.html", html)
 
 

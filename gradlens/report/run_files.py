@@ -75,8 +75,8 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
         raise InputError(
             f"{folder} is no folder; expected the folder of a run, such as runs/shift-eval-20260101-120000"
         )
-    if about is None:
-        about = _run_json(folder / "run.json")
+    # what is given goes through JSON as well, so that the page is the same when it is built again from the file
+    about = _run_json(folder / "run.json") if about is None else json.loads(json.dumps(about))
     scores: dict[tuple[str, str], dict[str, Estimate]] = {}
     for key, estimate in _records(folder / "summary.csv", _score):
         scores.setdefault(key[:2], {})[key[2]] = estimate

@@ -36,7 +36,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a page: heads (text, explanation), and rows whose first cell names the row."""
+    """A table of a page.
+
+    Attributes:
+        heads: text and explanation of each column.
+        rows: cells; the first one names the row.
+        name: of a metric or a model, for those who pick one of several tables.
+        title: in a list of tables.
+    """
 
     caption: str
     heads: tuple[tuple[str, str], ...]
@@ -66,12 +73,19 @@ def view(run: Run) -> dict[str, Any]:
         "pair_tables": _pair_tables(run),
         "strips": _strips(run),
         "most_rows": MOST_ROWS,
-        "remarks": [str(w) for w in _list(run.about.get("warnings"))],
+        "remarks": _remarks(run),
         "intervals": _interval_methods(run),
         "facts": _facts(run),
         "inputs": _inputs(run),
         "weights": _weights(run),
     }
+
+
+def _remarks(run: Run) -> list[str]:
+    """What a reader must know: limits that were missed, then the run's own warnings."""
+    limits = run.about.get("limits")
+    missed = _list(limits.get("missed")) if isinstance(limits, dict) else []
+    return [str(remark) for remark in (*missed, *_list(run.about.get("warnings")))]
 
 
 def _list(value: Any) -> list[Any]:
@@ -248,7 +262,7 @@ def _class_tables(run: Run) -> list[Table]:
         heads = (("Class", ""), *((sets[d], "") for d in datasets))
         caption = f"Recall of {model} by class, in percent, and F1 under it"
         shown = answers.short_models(run.models)[model]
-        found.append(Table(caption, heads, body, f"{shown} — {weakest}", shown))
+        found.append(Table(caption, heads, body, model, f"{shown} — {weakest}"))
     return found
 
 
@@ -290,7 +304,7 @@ def _pair_tables(run: Run) -> list[Table]:
             for r in own
         )
         summary = f"{dataset} — {differ} of {len(own)} pairs differ (p < {answers.ALPHA:g})"
-        found.append(Table(f"Every two models on {dataset}, n = {own[0]['n']:,}", heads, rows, summary, dataset))
+        found.append(Table(f"Every two models on {dataset}, n = {own[0]['n']:,}", heads, rows, dataset, summary))
     return found
 
 
@@ -326,8 +340,8 @@ def _strips(run: Run) -> Strips:
     if not away:
         return Strips((), ())
     lowest = min(gaps[m, p].probe_value for m in away for p in run.probes)
-    step = 10 if lowest > 0.45 else 20
-    start = step * int(100 * lowest // step)
+    start = 10 * int(10 * lowest)
+    step = 10 if start >= 50 else 20
 
     def place(value: float) -> float:
         return round(100 * (100 * value - start) / (100 - start), 2)
@@ -346,7 +360,7 @@ def _strips(run: Run) -> Strips:
                 ),
             )
         )
-    return Strips(tuple(found), tuple((place(t / 100), str(t)) for t in range(start, 101, step)))
+    return Strips(tuple(found), tuple((place(t / 100), str(t)) for t in range(100, start - 1, -step)))
 
 
 # ---------------------------------------------------------------------------------------------- how it was made
@@ -374,7 +388,7 @@ def _inputs(run: Run) -> list[tuple[str, ...]]:
     return [
         (
             *(_said(s, key) for key in ("name", "role", "n")),
-            str(len(_list(s.get("classes")))) if s.get("classes") else "–",
+            str(len(s["classes"])) if isinstance(s.get("classes"), list) else _said(s, "classes"),
             _said(s, "paired_with"),
             _said(s, "fingerprint")[:16],
         )
@@ -385,7 +399,9 @@ def _inputs(run: Run) -> list[tuple[str, ...]]:
 
 def _weights(run: Run) -> list[tuple[str, ...]]:
     """(name, builder, beginning of the weights' checksum or what is said instead) of each model."""
-    recorded = [m for m in _list(run.about.get("models")) if isinstance(m, dict)]
+    recorded = [
+        m for m in _list(run.about.get("models")) if isinstance(m, dict) and (m.get("builder") or m.get("weights"))
+    ]
     return [
         tuple(_said(m, key)[: 16 if key == "weights" else None] for key in ("name", "builder", "weights"))
         for m in recorded
