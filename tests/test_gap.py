@@ -157,7 +157,6 @@ def test_nothing_in_common_is_said() -> None:
         assert not r.gap.defined
         assert "no labelled image of a shared class" in r.gap.interval
         assert r.classes == 0
-    assert not gap.accuracies(a, b)[0].defined
 
 
 def test_class_order_of_the_sets_does_not_matter() -> None:
@@ -169,14 +168,6 @@ def test_class_order_of_the_sets_does_not_matter() -> None:
     ):
         assert two.gap.value == pytest.approx(one.gap.value, abs=1e-12)
         assert two.mix == pytest.approx(one.mix, abs=1e-12, nan_ok=True)
-
-
-def test_accuracies_are_those_of_the_report() -> None:
-    a, b = draw(seed=1), draw(seed=2, n=70, dataset="probe")
-    r = by_metric(gap.gaps(a, b, paired=False, resamples=FEW))["accuracy"]
-    x, y = gap.accuracies(a, b)
-    assert (x.value, y.value) == (r.in_dist_value, r.probe_value)
-    assert (x.low, x.high) == intervals.clopper_pearson(round(x.value * 120), 120)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

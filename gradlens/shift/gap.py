@@ -274,24 +274,6 @@ def _right(name: str, columns: Columns) -> np.ndarray:
     return np.asarray(counts[:, 1 : 1 + k].sum(axis=1) > 0).ravel()
 
 
-def accuracies(in_dist: Predictions, probe: Predictions, confidence: float = 0.95) -> tuple[Estimate, Estimate]:
-    """Accuracy on each side in the shared label space, with Clopper-Pearson intervals: what a scatter plot shows.
-
-    All images of the shared classes count, also those without a pair.
-    """
-    shared = shared_classes(in_dist, probe)
-    found = []
-    for side in (in_dist, probe):
-        scored = on_classes(side, shared)
-        n, k = len(scored), int(scored.correct.sum())
-        if n:
-            method = intervals.label("Clopper-Pearson", confidence)
-            found.append(Estimate(k / n, *intervals.clopper_pearson(k, n, confidence), n, method))
-        else:
-            found.append(Estimate.undefined("not defined: no labelled image of a shared class", 0))
-    return found[0], found[1]
-
-
 def decompose(in_dist: Counts, probe: Counts) -> tuple[float, float]:
     """(mix, within): the parts of an accuracy gap; they add up to it.
 
