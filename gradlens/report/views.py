@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from gradlens.records import Estimate, GapReport
@@ -191,7 +192,9 @@ def _gap_tables(run: Run) -> list[Table]:
             continue
         worst = max(abs(g.gap.value) for g in gaps.values()) or 1.0
         sign = -1.0 if _is_loss(metric) else 1.0
-        probes = [p for p in run.probes if any(key[1] == p for key in gaps)]
+        lost = {key: sign * g.gap.value for key, g in gaps.items()}
+        probes = _by_mean(run.probes, {p: [v for key, v in lost.items() if key[1] == p] for p in run.probes})
+        models = _by_mean(run.models, {m: [v for key, v in lost.items() if key[0] == m] for m in run.models})
         heads = [("Model", "")]
         for probe in probes:
             own = [g for g in gaps.values() if g.probe == probe]
@@ -202,16 +205,12 @@ def _gap_tables(run: Run) -> list[Table]:
             if all_classes is not None and classes != {all_classes}:
                 text += f", {min(classes)} of {all_classes} classes"
             heads.append((sets.get(probe, probe), text))
-        order = sorted(
-            (m for m in run.models if any(key[0] == m for key in gaps)),
-            key=lambda m: -sum(sign * gaps[m, p].gap.value for p in probes if (m, p) in gaps),
-        )
         rows = tuple(
             (
                 Cell(shown[m], sort=shown[m], title=m),
                 *(_gap_cell(gaps.get((m, p)), metric, sign / worst) for p in probes),
             )
-            for m in order
+            for m in models
         )
         unit = "percentage points" if _in_percent(metric) else "its own units"
         less = "; less is better, so a negative gap is a loss" if _is_loss(metric) else ""
@@ -224,6 +223,11 @@ def _gap_tables(run: Run) -> list[Table]:
         )
         found.append(Table(caption, tuple(heads), rows, metric, title))
     return found
+
+
+def _by_mean(names: Sequence[str], losses: Mapping[str, Sequence[float]]) -> list[str]:
+    """Those names that have losses, the smallest mean first: the order of the heat map's rows and columns."""
+    return sorted((name for name in names if losses[name]), key=lambda name: fmean(losses[name]))
 
 
 def _classes_in_distribution(run: Run) -> int | None:
