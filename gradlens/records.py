@@ -28,7 +28,8 @@ class Preprocess:
         input_size: (channels, height, width) of the network's input; channels is 3.
         interpolation: ``"bilinear"`` or ``"bicubic"``; always antialiased.
         crop_pct: the part of the resized image that the crop keeps, in (0, 1].
-        crop_mode: ``"center"`` (resize the short side, crop the middle) or ``"squash"`` (resize both sides, no crop).
+        crop_mode: ``"center"`` (resize the short side, crop the middle) or ``"squash"`` (resize both sides
+            on their own, then the same crop).
         mean: per channel, on a 0-1 scale.
         std: per channel, on a 0-1 scale.
     """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from torch import nn
+from torchvision.models import DenseNet
 
 import gradlens
 from gradlens.cam.engine import explain
@@ -118,7 +119,8 @@ class TestTraps:
     """Each fails on an engine that hooks outputs and nothing more."""
 
     def test_in_place_after_the_hooked_output(self) -> None:
-        model = seeded("torchvision:densenet121", growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=16).eval()
+        torch.manual_seed(0)
+        model = DenseNet(8, (2, 2, 2, 2), 16, num_classes=8).eval()
         x = images(2, 64)
         points = {p.name: p for p in find_depths(model, x[:1]).select(["features.norm5", "features.denseblock4"])}
         assert points["features.norm5"].overwritten
@@ -199,8 +201,8 @@ class TestTraps:
         model = small().eval()
         with torch.no_grad():
             model.layer4[1].bn2.weight[0] = float("nan")
-        depths = find_depths(small().eval(), images(1))
-        (stack,) = explain(model, images(1), layers="layer4.1", depths=depths)
+        depths = find_depths(small().eval(), images(1, 64))
+        (stack,) = explain(model, images(1, 64), layers="layer4.1", depths=depths)
         assert stack.statuses == ("non-finite",)
 
 

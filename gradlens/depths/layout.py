@@ -20,6 +20,7 @@ MOST_PREFIX_TOKENS = 16
 _CENTRES = ((0.21, 0.34), (0.77, 0.18), (0.36, 0.81), (0.84, 0.66), (0.52, 0.45))
 # What is tried in turn until an output answers: (side of a patch as a fraction of the image's, its noise's deviation).
 ATTEMPTS = ((1 / 12, 3.0), (1 / 5, 3.0), (1 / 5, 12.0))
+_CLEARLY = 2.0  # another cell must change this many times as much as the patch's own to speak against a reading
 _MOVED = 1e-4  # a change smaller than this share of the features' own size is rounding, not the patch
 _HITS_NEEDED = 4  # of the five patches; chance gets there on a 7 x 7 grid in less than 2 % of tries
 
@@ -144,8 +145,8 @@ def check(tensor: torch.Tensor, reading: Reading, image: tuple[int, int], side: 
         side: of the patches.
 
     Returns:
-        ``True`` if so; ``None`` if nothing changed beyond rounding, or something that is not finite came out;
-        ``False`` if other cells won.
+        ``True`` if so; ``False`` if for most patches another cell changed at least twice as much as their own; ``None``
+        if neither: nothing changed beyond rounding, everything did alike, or something that is not finite came out.
     """
     grid = reading.grid(tensor).float()
     change = (grid[1:] - grid[:1]).square().sum(1)  # (5, rows, columns)
@@ -163,15 +164,18 @@ def check(tensor: torch.Tensor, reading: Reading, image: tuple[int, int], side: 
     for _ in range(3):
         relative = relative / relative.mean((1, 2), keepdim=True).clamp(min=1e-30)
         relative = relative / relative.mean(0, keepdim=True).clamp(min=1e-30)
-    own = 0
+    own, against = 0, len(patches)
     for shift in (0.0, 0.5):  # strided convolutions with padding centre cell i on pixel i * stride, pooling half on
         cells = [
             (_cell((t + b) / 2 * rate[0] + shift, reading.rows), _cell((le + r) / 2 * rate[1] + shift, reading.columns))
             for t, le, b, r in patches
         ]
         hits = sum(cells[int(relative[:, row, column].argmax())] == (row, column) for row, column in cells)
-        own = max(own, hits)
-    return max(largest, own) >= _HITS_NEEDED
+        lost = sum(bool(m.max() > _CLEARLY * m[row, column]) for m, (row, column) in zip(relative, cells, strict=True))
+        own, against = max(own, hits), min(against, lost)
+    if max(largest, own) >= _HITS_NEEDED:
+        return True
+    return False if against > len(patches) // 2 else None
 
 
 def _cell(at: float, cells: int) -> int:

@@ -219,7 +219,7 @@ def _draw_row(
             )
             _picture(ax, _tile(row.view), _NAMES, y, plan.cell, height)
             if row.caption:
-                _caption(ax, row.caption, _NAMES + plan.cell / 2, y + height, plan.cell)
+                _caption(ax, row.caption, _NAMES + plan.cell / 2, y + height, plan.cell + 0.25)  # no neighbour there
         for i, (cell, top) in enumerate(zip(row.cells[part], tops[part], strict=True), start=1):
             x = _NAMES + i * (plan.cell + _GAP)
             if cell is None:
@@ -275,7 +275,7 @@ def _blank(ax: Axes, status: str, x: float, y: float, width: float, height: floa
 def _caption(ax: Axes, caption: Caption, x: float, y: float, width: float) -> None:
     mark = {True: "✓ ", False: "✗ ", None: ""}[caption.correct]
     color = {True: RIGHT, False: WRONG, None: "#333333"}[caption.correct]
-    text = mark + short(caption.text, max(10, int(width / 0.052)))
+    text = mark + short(caption.text, max(10, int(width / 0.048)))
     ax.text(x, y + 0.02, text, ha="center", va="top", fontsize=5.5, color=color)
 
 

@@ -284,6 +284,8 @@ def _pictures(
         sets = list(own_examples(models, runtime))
     pictures, skipped = [], [s for one in sets for s in one.skipped]
     for one in sets:
+        for remark in one.remarks:
+            runtime.say(f"{one.name}: {remark}")
         for i, pixels in decoded(one, runtime=runtime):
             if isinstance(pixels, Skipped):
                 skipped.append(pixels)
