@@ -42,6 +42,7 @@ Examples:
   gradlens shift-eval --model 'cifar10/*' --in-dist test.parquet --probe photos/
   gradlens shift-eval --predictions published.parquet --in-dist cifar10 --probe all
   gradlens shift-eval --model densenet --max-drop 0.1    (exit code 4 when missed)
+  gradlens shift-eval --plan
 """,
 )
 @model_option
@@ -67,8 +68,10 @@ Examples:
     "--shard",
     callback=_shard,
     metavar="I/N",
-    help="Run the models on every N-th image only, from the I-th; a run without it merges the shards of its --out.",
+    help="Run the models on every N-th image only, from the I-th, and score nothing; "
+    "a run without it merges the shards that lie in its --out or in the cache.",
 )
+@click.option("--plan", "only_plan", is_flag=True, help="Measure on a few images what it would cost, and run nothing.")
 @zoo_option
 @weights_option
 @out_option
@@ -89,6 +92,7 @@ def command(
     max_drop: float | None,
     min_accuracy: float | None,
     shard: tuple[int, int] | None,
+    only_plan: bool,
     zoo: Path | None,
     weights: str | None,
     out: Path | None,
@@ -109,10 +113,10 @@ def command(
     --batch-size holds.
     """
     from gradlens.errors import ThresholdMissed
-    from gradlens.workflows.measure import Request, shift_eval
+    from gradlens.workflows.measure import Request, run_shard, shift_eval
 
     request = Request(
-        out=run_folder("shift-eval", out),
+        out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
         models=models,
         zoo=zoo,
         weights=weights,
@@ -124,10 +128,30 @@ def command(
         top_k=top_k,
         fresh=fresh,
         shard=shard,
+        shards=None if out is None else out / "shards",
         max_drop=max_drop,
         min_accuracy=min_accuracy,
         command=_command_line(ctx),
     )
+    if only_plan:
+        from gradlens.workflows.measure.plan import plan
+
+        planned = plan(request, runtime)
+        if as_json:
+            print_json(planned.document())
+        else:
+            click.echo(planned.text())
+        return
+    if shard is not None:
+        evidence = run_shard(request, runtime)
+        count = sum(len(p) for p in evidence.predictions.values())
+        if as_json:
+            print_json({"shard": list(shard), "models": [m.name for m in evidence.models], "predictions": count})
+        runtime.say(
+            f"shard {shard[0]} of {shard[1]}: {count:,} predictions in {request.shards or 'the cache'}; "
+            "when all shards are done, the same command without --shard merges and scores them"
+        )
+        return
     measured = shift_eval(request, runtime)
     if as_json:
         print_json(measured.document)

@@ -165,6 +165,12 @@ def _answers(
     return Answers(predictions, tuple(skipped), computed, seconds)
 
 
+def cached(model: LoadedModel, image_set: ImageSet, runtime: Runtime, store: OutputStore) -> int:
+    """Of how many images of the set the store has the model's output."""
+    known = store.load(key_of(_about(model, image_set, runtime)))
+    return sum(sample.id in known for sample in image_set.samples)
+
+
 # ---------------------------------------------------------------------------------------------- what made an output
 
 
@@ -182,7 +188,7 @@ def _about(model: LoadedModel, image_set: ImageSet, runtime: Runtime) -> dict[st
         "preprocess": asdict(model.preprocess),
         "decode": DECODE_POLICY,
         "precision": runtime.precision,
-        "device": device.type if device.type == "cpu" else f"{device.type}, {_pass_size(runtime)} at once",
+        "device": device.type if device.type == "cpu" else f"{device.type}, {pass_size(runtime)} at once",
         "versions": {name: installed[name] for name in VERSIONS if name in installed},
     }
 
@@ -218,7 +224,8 @@ def _code_digest(module: torch.nn.Module) -> str:
 # ---------------------------------------------------------------------------------------------- running
 
 
-def _pass_size(runtime: Runtime) -> int:
+def pass_size(runtime: Runtime) -> int:
+    """How many images the network sees at once."""
     if runtime.torch_device().type == "cpu":
         return CPU_PASS
     return runtime.batch_size or ACCELERATOR_PASS
@@ -268,7 +275,7 @@ class _Group:
 
     def run(self, seconds: dict[str, float]) -> dict[str, Outputs]:
         """Run what waits through all models."""
-        size = _pass_size(self.runtime)
+        size = pass_size(self.runtime)
         device = self.runtime.torch_device()
         images = torch.stack(self.tensors + [self.tensors[-1]] * (size - len(self.tensors))).to(device)
         outputs = {}
@@ -330,7 +337,7 @@ def _forward(
     image_set: ImageSet, todo: Sequence[int], groups: list[_Group], runtime: Runtime, seconds: dict[str, float]
 ) -> Iterator[dict[str, Outputs]]:
     """Outputs by model, as they come: one dictionary per pass, and one per image that cannot be read."""
-    size = _pass_size(runtime)
+    size = pass_size(runtime)
     asked: dict[int, list[Preprocess]] = {}
     for group in groups:
         for i in group.indices:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from gradlens.errors import GradlensError
+from gradlens.errors import InputError
 from gradlens.report import page
 from gradlens.runtime import Runtime
 from gradlens.workflows.measure import leave, published
@@ -14,7 +14,7 @@ from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, Se
 from gradlens.workflows.measure.score import Findings, score
 from gradlens.workflows.run_folder import RunFolder
 
-__all__ = ["Evidence", "Findings", "Measurement", "ModelInfo", "Request", "SetInfo", "shift_eval"]
+__all__ = ["Evidence", "Findings", "Measurement", "ModelInfo", "Request", "SetInfo", "run_shard", "shift_eval"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,24 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
         )
 
 
+def run_shard(request: Request, runtime: Runtime) -> Evidence:
+    """Run the models on this process's share of the images and keep the outputs in the run's folder; scores nothing.
+
+    Any number of shards may run at once. When all of them are done, :func:`shift_eval` with the same folder finds
+    their outputs there and merges them by image.
+
+    Raises:
+        GradlensError: something that was asked for cannot be had.
+    """
+    if request.predictions:
+        raise InputError("--shard shares out the running of models; with --predictions none is run")
+    from gradlens.workflows.measure.computed import from_models
+
+    return from_models(request, runtime, None)
+
+
 def _gather(request: Request, runtime: Runtime, run: RunFolder) -> Evidence:
     if request.predictions:
-        if request.shard is not None:
-            raise GradlensError("--shard shares out the running of models; with --predictions none is run")
         evidence = published.from_files(request)
         leave.write_predictions(run, evidence)
         return evidence

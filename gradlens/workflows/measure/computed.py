@@ -74,9 +74,11 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
 
 
 def output_store(request: Request) -> store.OutputStore:
-    """Where outputs are kept: in the cache; those of a shard beside the run, where its folder is what machines share."""
-    roots = cache_dir() / "outputs", request.out / "shards"
-    return store.OutputStore(*(reversed(roots) if request.shard else roots))
+    """Where outputs are kept: in the cache, those of a shard in the folder where shards meet."""
+    cache = cache_dir() / "outputs"
+    if request.shards is None:
+        return store.OutputStore(cache)
+    return store.OutputStore(*((request.shards, cache) if request.shard else (cache, request.shards)))
 
 
 def load_models(request: Request, names: Sequence[str], runtime: Runtime) -> list[LoadedModel]:

@@ -15,7 +15,7 @@ class Request:
     Attributes:
         models: zoo names, globs and other MODEL forms; none means the whole collection.
         in_dist, probes: SOURCEs, or with ``predictions`` the names of data sets in those files.
-        shard: (i, n), counted from (1, 1).
+        shard: (i, n), counted from (1, 1); shards: the folder where they meet, ``None`` for the cache alone.
         max_drop, min_accuracy: fractions, or ``None`` for no limit.
         command: the command line, as ``run.json`` records it.
     """
@@ -32,6 +32,7 @@ class Request:
     top_k: int = 5
     fresh: bool = False
     shard: tuple[int, int] | None = None
+    shards: Path | None = None
     max_drop: float | None = None
     min_accuracy: float | None = None
     command: str = ""
@@ -75,6 +76,7 @@ class Evidence:
     Attributes:
         predictions: by (model, data set), for every model and every set.
         notes: what a reader must know, one sentence each.
+        marks: why scores are too good, where a model's own card says so.
         timings: seconds.
     """
 
@@ -84,6 +86,7 @@ class Evidence:
     predictions: dict[tuple[str, str], Predictions]
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
     @property

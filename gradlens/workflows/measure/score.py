@@ -68,7 +68,7 @@ def score(evidence: Evidence, request: Request, runtime: Runtime) -> Findings:
         sorted(per_class, key=lambda r: order[r["model"]]),
         rows,
         _notes(evidence),
-        _marks(evidence),
+        [*_marks(evidence), *evidence.marks],
         _missed(by_model, gaps, request),
     )
 
@@ -82,6 +82,11 @@ def _notes(evidence: Evidence) -> list[str]:
             if note:
                 notes.append(f"{probe.name}: {note}")
     for s in evidence.sets:
+        for m in evidence.models:
+            strange = metrics.unknown_images(evidence.predictions[m.name, s.name])
+            if strange:
+                shown = ", ".join(f"{name} ({n})" for name, n in strange.items())
+                notes.append(f"{s.name}: {m.name} does not know {shown}; these images count as wrong in summary.csv")
         first = evidence.predictions[evidence.models[0].name, s.name]
         counts = np.bincount(first.labels[first.labels >= 0], minlength=len(first.label_classes))
         few = [f"{name} ({n})" for name, n in zip(first.label_classes, counts, strict=True) if 0 < n < tables.FEW]
