@@ -106,6 +106,21 @@ def mean_and_std(images: Images) -> tuple[tuple[float, float, float], tuple[floa
     return (red, green, blue), (s_red, s_green, s_blue)
 
 
+@torch.no_grad()
+def calm(module: nn.Module, classes: int) -> None:
+    """Draw a classification head anew, in place, where its library's initialisation is too large for few classes.
+
+    EfficientNet's (Tan & Le 2019), which MobileNet and MNASNet share in timm and torchvision, draws it from
+    ±1/sqrt(classes): right for 1,000 outputs, but with eight the first logits are near five and the first epochs are
+    spent on forgetting them. torch's own initialisation goes by the number of inputs.
+    """
+    for layer in module.modules():
+        if not isinstance(layer, nn.Linear) or layer.out_features != classes:
+            continue
+        if float(layer.weight.std()) > 2 / math.sqrt(3 * layer.in_features):  # torch's own has half of that
+            layer.reset_parameters()
+
+
 def train(
     module: nn.Module,
     recipe: Recipe,

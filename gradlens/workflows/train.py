@@ -82,6 +82,7 @@ def train(
     recipe = prepared.recipe
     seed_everything(recipe.seed)
     module = build(recipe.builder, recipe.arguments, len(prepared.classes))
+    loop.calm(module, len(prepared.classes))
     parameters = sum(p.numel() for p in module.parameters())
     runtime.say(
         f"{recipe.model}: {parameters:,} parameters, {len(prepared.images):,} training and "
@@ -162,8 +163,8 @@ def score(folder: Path, recipe: Recipe, runtime: Runtime) -> Result:
     test = sets[recipe.data.test].name if recipe.data.test is not None else ""
     if card.training is not None:  # the settings name the sets that the scores are of
         data = card.training.settings.get("data", {}) | recipe.data.model_dump(mode="json", include={"test", "probes"})
-        training = card.training.model_copy(update={"settings": card.training.settings | {"data": data}})
-        card = card.model_copy(update={"training": training})
+        told = card.training.model_copy(update={"settings": card.training.settings | {"data": data}})
+        card = card.model_copy(update={"training": told})
     card = card.with_scores(scores, test)
     checkpoints.write_card(folder, card)
     return Result(folder, card, trained=False, skipped=tuple(skipped))
