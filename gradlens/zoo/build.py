@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -123,14 +124,28 @@ def import_transformers() -> Any:
 
 
 def _file(spec: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    return call_factory(spec, {**arguments, "num_classes": num_classes})
+
+
+def call_factory(spec: str, offered: Mapping[str, Any]) -> nn.Module:
+    """What a factory makes of ``offered``; ``num_classes`` and ``pretrained`` are kept from one that has no such
+    parameter (a factory for one set of classes needs neither), everything else must fit."""
     factory = load_factory(spec)
-    return factory(num_classes=num_classes, **arguments)
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # compiled code: it says nothing about itself
+        return factory(**offered)
+    open_ = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in parameters}
+    optional = {"num_classes", "pretrained"}
+    return factory(**{k: v for k, v in offered.items() if open_ or k in names or k not in optional})
 
 
 def load_factory(spec: str) -> Callable[..., Any]:
     """The function (or class) that ``FILE.py:FACTORY`` names. Runs the file, as importing it would.
 
-    The factory is called with ``num_classes=K`` and the arguments of the card; it returns a module.
+    The factory is called with the arguments of the card, and with ``num_classes=K`` where it has that parameter; it
+    returns a module.
 
     Raises:
         ModelError: no such file, or it does not run.

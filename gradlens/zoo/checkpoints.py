@@ -8,15 +8,13 @@ statistics, whose range is the data's) keep the precision they had.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from gradlens.errors import CheckpointError, ModelError, NotFoundError
@@ -26,8 +24,10 @@ from gradlens.zoo.build import PREFIXES, build_seeded, split_builder
 from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
 from gradlens.zoo.outputs import logits_of
 from gradlens.zoo.profile import profile
+from gradlens.zoo.weights import fitted, load_state, read_state_dict, read_tensors, sha256_of
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+PICKLED = "pytorch_model.bin"  # what timm writes when it is not asked for safetensors
 DEFAULT_COLLECTION = "vehicles"
 
 
@@ -84,9 +84,8 @@ def expand(patterns: Sequence[str], zoo: Path | None = None) -> list[str]:
                 raise NotFoundError("model", "all", hint="the zoo is empty; give --zoo DIR, or train a model")
             chosen += default
         elif any(c in pattern for c in "*?[") and not pattern.startswith(tuple(f"{p}:" for p in PREFIXES)):
-            full = pattern if "/" in pattern else f"{DEFAULT_COLLECTION}/{pattern}"
-            matches = [n for n in known if fnmatch.fnmatchcase(n, full) or fnmatch.fnmatchcase(n, pattern)]
-            matches = [n for n in matches if n.count("/") <= full.count("/")]
+            where = known if "/" in pattern else [*default, *(n for n in known if "/" not in n)]
+            matches = [n for n in where if _matches(n, pattern)]
             if not matches:
                 raise NotFoundError("model", pattern, known)
             chosen += matches
@@ -96,6 +95,13 @@ def expand(patterns: Sequence[str], zoo: Path | None = None) -> list[str]:
                 _must_be_builder(pattern, known)
             chosen.append(name or pattern)
     return list(dict.fromkeys(chosen))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Part by part, so that ``*`` does not reach over ``/``; a pattern of one part is held against the model's name."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    parts = parts[-len(patterns) :]
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def _zoo_name(name: str, known: Mapping[str, Path]) -> str | None:
@@ -228,12 +234,6 @@ def _as_stored(module: nn.Module) -> dict[str, torch.Tensor]:
     return stored
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -338,17 +338,13 @@ def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedMo
     """
     card = read_card(folder)
     module = build_seeded(builder_of(card, folder), card.arguments, len(card.classes))
-    if weights in (None, "pretrained"):
-        path = folder / WEIGHTS
-        digest = verify_checksum(path, card)
-        load_state(module, read_tensors(path), path)
-    elif weights == "random":
+    if weights == "random":
         digest = "random"
     else:
-        from gradlens.zoo.importing import fitted, read_state_dict
-
-        path = Path(weights)
-        load_state(module, fitted(module, read_state_dict(path)), path)
+        own = weights in (None, "pretrained")
+        path = _own_weights(folder, card) if own else Path(str(weights))
+        state = read_tensors(path) if path.name == WEIGHTS else fitted(module, read_state_dict(path))
+        load_state(module, state, path)
         digest = sha256_of(path)
     module = module.float().eval()
     _check_outputs(module, card, str(folder))
@@ -363,73 +359,20 @@ def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedMo
     )
 
 
-def verify_checksum(path: Path, card: Card) -> str:
-    """The sha256 of a weight file, after comparing it with the card's (where the card has one).
-
-    Raises:
-        CheckpointError: there is no file, or it is not the one the card describes.
-    """
+def _own_weights(folder: Path, card: Card) -> Path:
+    """The weight file of a folder, after comparing its sha256 with the card's (where the card has one)."""
+    path = folder / WEIGHTS
     if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}")
+        if not card.sha256 and (folder / PICKLED).is_file():
+            return folder / PICKLED
+        raise CheckpointError(f"{folder} has no {WEIGHTS}")
     digest = sha256_of(path)
     if card.sha256 and digest != card.sha256:
         raise CheckpointError(
             f"{path} is not the file its card describes: sha256 {digest[:12]}… instead of {card.sha256[:12]}…; "
             "copy it again, or import it as a model of its own (gradlens zoo import)"
         )
-    return digest
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file starts as safetensors files do, whatever its name: a length, then JSON."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return path.suffix == ".safetensors" or (start[8:9] == b"{" and not start.startswith((b"PK", b"\x80")))
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: the file is cut short or is no safetensors file.
-    """
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no weight file {path}") from None
-    except (SafetensorError, ValueError, RuntimeError, MemoryError, OSError) as err:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {str(err).partition(chr(10))[0]}") from err
-
-
-def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
-    """Load all of ``state`` into all of ``module``, or nothing: never a part.
-
-    Raises:
-        CheckpointError: keys are missing or unexpected, shapes differ, or values are not finite; lists the first few.
-    """
-    faults = list(misfits(module, state))
-    if faults:
-        raise CheckpointError(f"{where} does not fit the network: " + "; ".join(faults))
-    infinite = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
-    if infinite:
-        raise CheckpointError(f"{where} holds values that are not finite, first in {infinite[0]}")
-    module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-
-
-def misfits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """One clause each for missing, unexpected and mis-shaped tensors, where there are any."""
-    expected = module.state_dict()
-    missing = [k for k in expected if k not in state]
-    unexpected = [k for k in state if k not in expected]
-    shaped = [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(expected[k].shape)}"
-        for k in expected
-        if k in state and state[k].shape != expected[k].shape
-    ]
-    for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped)):
-        if keys:
-            more = f", ... and {len(keys) - 4} more" if len(keys) > 4 else ""
-            yield f"{len(keys)} {what} ({', '.join(keys[:4])}{more})"
+    return path
 
 
 def check_acts(module: nn.Module, preprocess: Preprocess, where: str) -> int:

@@ -15,9 +15,10 @@ from torch import nn
 
 from gradlens.errors import CheckpointError, GradlensError, ModelError
 from gradlens.records import LoadedModel, Preprocess
-from gradlens.zoo.build import build, build_seeded, import_transformers, split_builder
-from gradlens.zoo.checkpoints import check_acts, generic_classes, preprocess_of, sha256_of
-from gradlens.zoo.importing import module_with, read_state_dict
+from gradlens.zoo.build import build, build_seeded, call_factory, import_transformers, split_builder
+from gradlens.zoo.checkpoints import check_acts, generic_classes, preprocess_of
+from gradlens.zoo.importing import module_with
+from gradlens.zoo.weights import read_state_dict, sha256_of
 
 DEFAULT_CLASSES = 1000
 
@@ -115,7 +116,15 @@ def _timm_pretrained(name: str, offline: bool) -> Published:
 
     if not timm.is_model(name):
         build(f"timm:{name}")  # raises, with near names
-    module = timm.create_model(name, pretrained=True)
+    return _of_timm(timm.create_model(name, pretrained=True), name)
+
+
+def _of_timm(module: nn.Module, name: str) -> Published:
+    if not module.num_classes:
+        raise CheckpointError(
+            f"the published weights of {name} have no classification head; train one and import it "
+            "(gradlens zoo import), or look at the architecture with --weights random"
+        )
     return module, _timm_preprocess(module), _timm_classes(module)
 
 
@@ -125,7 +134,7 @@ def _timm_preprocess(module: nn.Module) -> Preprocess:
     return preprocess_of(resolve_model_data_config(module))
 
 
-def _timm_classes(module: nn.Module) -> tuple[str, ...] | None:
+def _timm_classes(module: Any) -> tuple[str, ...] | None:
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     labels = module.pretrained_cfg.get("label_names")
@@ -158,10 +167,13 @@ def _hub_pretrained(repo: str, offline: bool) -> Published:
         import timm
 
         place = "local-dir" if Path(repo).is_dir() else "hf-hub"
-        module = timm.create_model(f"{place}:{repo}", pretrained=True)
-        return module, _timm_preprocess(module), _timm_classes(module)
+        return _of_timm(timm.create_model(f"{place}:{repo}", pretrained=True), repo)
     transformers = import_transformers()
-    module = transformers.AutoModelForImageClassification.from_pretrained(repo, local_files_only=offline)
+    module, info = transformers.AutoModelForImageClassification.from_pretrained(
+        repo, local_files_only=offline, output_loading_info=True
+    )
+    if info["missing_keys"]:  # it fills them with random numbers
+        raise CheckpointError(f"hf:{repo} holds no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     processor = transformers.AutoImageProcessor.from_pretrained(repo, local_files_only=offline)
     labels = [module.config.id2label[i] for i in range(module.config.num_labels)]
     return module, _of_processor(processor), _unique(labels)
@@ -181,7 +193,7 @@ def hub_config(repo: str) -> dict[str, Any]:
 def _of_processor(processor: Any) -> Preprocess:
     """A transformers image processor, as far as a :class:`Preprocess` can say the same."""
     size = dict(processor.size)
-    resize = size.get("shortest_edge") or size.get("height")
+    resize: Any = size.get("shortest_edge") or size.get("height")
     crop = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
     height, width = crop.get("height", resize), crop.get("width", resize)
     kept = getattr(processor, "crop_pct", None) or min(1.0, height / resize)
@@ -196,7 +208,13 @@ def _of_processor(processor: Any) -> Preprocess:
 
 
 def _file_pretrained(spec: str, offline: bool) -> Published:
-    raise CheckpointError(f"{spec} names a Python file, which has no published weights; say --weights FILE or random")
+    """The factory's own weights: it is told ``pretrained=True`` where it has that parameter."""
+    module = call_factory(spec, {"pretrained": True})
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec} returned {type(module).__name__}, expected a torch.nn.Module")
+    given = getattr(module, "pretrained_cfg", None)
+    labels = given.get("label_names") if isinstance(given, Mapping) else None
+    return module, preprocess_for("file", spec, module), tuple(labels) if labels else None
 
 
 def _own_pretrained(name: str, offline: bool) -> Published:

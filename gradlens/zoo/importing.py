@@ -1,12 +1,9 @@
-"""Weights that came from elsewhere: reading them without running them, fitting them to a network, all or nothing."""
+"""Weights that came from elsewhere, made a network's or a checkpoint folder's: all of them, or none."""
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,130 +15,8 @@ from gradlens.errors import CheckpointError
 from gradlens.records import Preprocess
 from gradlens.zoo.build import build, split_builder
 from gradlens.zoo.cards import Card, Preprocessing
-from gradlens.zoo.checkpoints import (
-    CONFIG,
-    full_name,
-    is_safetensors,
-    load_folder,
-    load_state,
-    read_tensors,
-    save,
-)
-
-# where training scripts put the weights inside what they save; averaged weights first, as timm does
-NESTS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "module",
-)
-# what wrappers put before every name: DataParallel, torch.compile, AveragedModel, Lightning modules
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file, unwrapped: safetensors, or what ``torch.save`` writes.
-
-    A pickle is read with ``weights_only=True``: what would run code is refused, never run.
-
-    Raises:
-        CheckpointError: there is no such file, it is cut short, would run code, or holds no tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no weight file {path}")
-    document = read_tensors(path) if is_safetensors(path) else _read_pickle(path)
-    return _unwrapped(document, path)
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the ages of pickles
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        unsafe = _unsafe_globals(path)
-        if unsafe:
-            raise CheckpointError(
-                f"{path} is a pickle that would run code ({', '.join(unsafe[:4])}"
-                f"{', ...' if len(unsafe) > 4 else ''}); it was not loaded. Save the bare weights where you trust it: "
-                "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-            ) from err
-        raise CheckpointError(f"{path} is no weight file that torch or safetensors can read") from err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
-        why = str(err).strip().partition("\n")[0] or type(err).__name__
-        raise CheckpointError(f"{path} is no weight file, or is cut short: {why}") from err
-
-
-def _unsafe_globals(path: Path) -> list[str]:
-    """Names that a pickle would import, found without running it."""
-    if zipfile.is_zipfile(path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    return sorted(set(_imports(path.read_bytes())))
-
-
-def _imports(data: bytes) -> list[str]:
-    """``module.name`` of every GLOBAL and STACK_GLOBAL of a bare pickle that torch does not allow by itself."""
-    import pickletools
-
-    found, strings = [], []
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL":
-                found.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-                found.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except ValueError:
-        pass  # not a pickle from here on: what was found before still stands
-    return [f for f in found if not f.startswith(("torch.", "collections.OrderedDict"))]
-
-
-def _unwrapped(document: Any, path: Path) -> dict[str, torch.Tensor]:
-    while isinstance(document, Mapping) and not any(isinstance(v, torch.Tensor) for v in document.values()):
-        inner = next((document[k] for k in NESTS if isinstance(document.get(k), Mapping)), None)
-        if inner is None:
-            break
-        document = inner
-    if isinstance(document, Mapping):
-        nested = next((document[k] for k in NESTS if isinstance(document.get(k), Mapping)), None)
-        document = nested if nested is not None else document  # an EMA's counter may lie beside its weights
-        state = {str(k): v for k, v in document.items() if isinstance(v, torch.Tensor)}
-        if state:
-            return {k: v for k, v in state.items() if k != "n_averaged"}  # AveragedModel counts its updates there
-        keys = ", ".join(map(str, list(document)[:6])) or "nothing"
-        raise CheckpointError(f"{path} holds no weights under state_dict, model or the like; it holds: {keys}")
-    raise CheckpointError(f"{path} holds {type(document).__name__}, expected a dictionary of tensors")
-
-
-def fitted(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``state`` under the network's own names: wrappers' prefixes off, batch norm's counters (new in 2018) filled in.
-
-    Of the ways to read the names, the one that leaves the fewest tensors without a place is taken; nothing is dropped.
-    """
-    expected = module.state_dict()
-
-    def strangers(candidate: Mapping[str, torch.Tensor]) -> int:
-        return len(set(candidate) ^ set(expected))
-
-    best = current = dict(state)
-    while prefix := next((p for p in WRAPPERS if current and all(k.startswith(p) for k in current)), None):
-        current = {k.removeprefix(prefix): v for k, v in current.items()}
-        if strangers(current) < strangers(best):
-            best = current
-    counters = {k: v for k, v in expected.items() if k.endswith("num_batches_tracked") and k not in best}
-    known_norms = {k for k in counters if k.replace("num_batches_tracked", "running_mean") in best}
-    return {**best, **{k: counters[k] for k in known_norms}}
+from gradlens.zoo.checkpoints import CONFIG, full_name, load_folder, save
+from gradlens.zoo.weights import fitted, load_state, read_state_dict
 
 
 def module_with(
@@ -234,8 +109,10 @@ def import_checkpoint(
 
 
 def _size_argument(arch: str, preprocess: Preprocess) -> dict[str, Any]:
-    """``img_size`` for timm's networks that are built for one input size (ViT, Swin), where it is not their default."""
+    """The argument of networks that are built for one input size (ViT, Swin), where it is not their default."""
     kind, name = split_builder(arch)
+    if kind == "torchvision" and name.startswith("vit_") and preprocess.size != (224, 224):
+        return {"image_size": preprocess.size[0]}
     if kind != "timm":
         return {}
     from timm.models import get_pretrained_cfg

@@ -145,16 +145,17 @@ def resnet_small_images(
     from timm.models.resnet import BasicBlock, ResNet
 
     model = ResNet(  # only its deep stems, which are two stem_width wide, can be narrower than 64
-        BasicBlock,
+        BasicBlock,  # type: ignore[arg-type]  # timm's hint means an instance, its code a class
         tuple(layers),
         num_classes=num_classes,
         channels=tuple(channels),
         stem_type="deep",
         stem_width=channels[0] // 2,
     )
-    model.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    conv = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    model.add_module("conv1", conv)
+    model.add_module("maxpool", nn.Identity())
     return model
 
 

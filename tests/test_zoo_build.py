@@ -1,0 +1,217 @@
+"""Builders, the zoo's architectures, the custom CNN, and what networks cost."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gradlens.errors import ModelError, NotFoundError
+from gradlens.runtime import Runtime
+from gradlens.zoo.architectures import ARCHITECTURES
+from gradlens.zoo.build import build, build_seeded, split_builder
+from gradlens.zoo.profile import latency, profile
+
+VEHICLES = [
+    "custom_cnn", "resnet", "wide_resnet", "densenet", "convnext", "swin", "vit", "mobilenet", "efficientnet",
+    "googlenet", "shufflenet", "mnasnet", "xception", "vgg",
+]  # fmt: skip
+
+
+def made(name: str, k: int = 8) -> nn.Module:
+    found = ARCHITECTURES[name]
+    return build_seeded(found.builder, found.arguments, k)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_an_architecture_is_small_trains_and_answers(name: str) -> None:
+    found = ARCHITECTURES[name]
+    arguments = copy.deepcopy(dict(found.arguments))
+    module = made(name)
+    assert dict(found.arguments) == arguments, "building changed the table"
+    weights = sum(p.numel() for p in module.parameters())
+    assert 100_000 < weights < 6_000_000  # 12 MB in half precision
+    images = torch.randn(2, *found.input_size)
+    module.train()
+    logits = module(images)
+    assert logits.shape == (2, 8)
+    logits.logsumexp(1).sum().backward()
+    without = [n for n, p in module.named_parameters() if p.grad is None]
+    assert not without, f"no gradient reaches {without[:3]}"
+
+
+def test_the_collection_is_complete_and_fits() -> None:
+    assert [n for n in ARCHITECTURES if "/" not in n] == VEHICLES
+    # two bytes a weight: the repository's collection has to stay below 60 MB
+    assert sum(2 * sum(p.numel() for p in made(n).parameters()) for n in VEHICLES) < 45e6
+
+
+CHARACTER = {  # what makes an architecture what it is, by the library's own class names
+    "resnet": {"BasicBlock"},
+    "wide_resnet": {"Bottleneck"},
+    "densenet": {"DenseLayer", "DenseTransition"},
+    "convnext": {"ConvNeXtBlock"},
+    "swin": {"WindowAttention", "PatchMerging"},
+    "vit": {"Attention", "PatchEmbed"},
+    "mobilenet": {"InvertedResidual"},
+    "efficientnet": {"MBConv", "SqueezeExcitation"},
+    "googlenet": {"Inception"},
+    "shufflenet": {"InvertedResidual"},
+    "mnasnet": {"InvertedResidual", "SqueezeExcite"},
+    "xception": {"XceptionModule", "SeparableConv2d"},
+    "cifar10/resnet": {"BasicBlock"},
+    "cifar10/densenet": {"DenseLayer", "DenseTransition"},
+}
+
+
+@pytest.mark.parametrize("name", CHARACTER)
+def test_narrow_networks_keep_their_blocks(name: str) -> None:
+    kinds = {type(m).__name__ for m in made(name).modules()}
+    assert kinds >= CHARACTER[name]
+
+
+def test_wide_resnet_is_wide_and_swin_shifts() -> None:
+    block = made("wide_resnet").layer1[0]
+    assert block.conv2.out_channels == 2 * made("wide_resnet").layer1[0].conv3.out_channels // 4
+    shifts = {max(b.shift_size) for stage in made("swin").layers for b in stage.blocks}
+    assert shifts == {0, 3}  # half a window of six
+
+
+def test_vgg_counts_as_torchvision_counts() -> None:
+    """With the original widths, the convolutional part is torchvision's VGG-11 with batch norm."""
+    from torchvision.models import vgg11_bn
+
+    ours = build("gradlens:vgg", {"channels": [64, 128, 256, 512, 512]}, 10).features
+    with torch.device("meta"):
+        theirs = vgg11_bn(weights=None).features
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_full_width_is_the_original() -> None:
+    from torchvision.models import efficientnet_b0, googlenet
+
+    original = googlenet(init_weights=False, aux_logits=False, num_classes=10)
+    pairs = [
+        (build("gradlens:googlenet", {"width": 1.0}, 10), original),
+        (build("gradlens:efficientnet", {"width": 1.0, "depth": 1.0}, 10), efficientnet_b0(num_classes=10)),
+    ]
+    for ours, theirs in pairs:
+        assert {k: v.shape for k, v in ours.state_dict().items()} == {
+            k: v.shape for k, v in theirs.state_dict().items()
+        }
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_custom_cnn_takes_any_size(size: int) -> None:
+    module = build("gradlens:custom_cnn", {"widths": [8, 16, 24, 32], "residuals": [1, 0, 1]}, 5)
+    assert module(torch.randn(2, 3, size, size)).shape == (2, 5)
+    with pytest.raises(ModelError, match="widths need"):
+        build("gradlens:custom_cnn", {"widths": [8, 16], "residuals": [1, 0, 1]}, 5)
+
+
+def test_cifar_custom_cnn_stays_below_the_published_one() -> None:
+    assert sum(p.numel() for p in made("cifar10/custom_cnn", 10).parameters()) <= 2_462_282
+
+
+def test_small_image_stems_keep_the_resolution() -> None:
+    for name, stem in (("cifar10/resnet", "maxpool"), ("cifar10/densenet", "features.pool0")):
+        module, seen = made(name, 10), []
+        module.get_submodule(stem).register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out.shape))
+        module.eval()(torch.randn(1, 3, 32, 32))
+        assert seen[0][2:] == (32, 32)
+
+
+def test_seeded_weights_repeat_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, two = (build_seeded("gradlens:custom_cnn", {}, 3) for _ in range(2))
+    assert torch.equal(one.fc.weight, two.fc.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("builder", "near"),
+    [
+        ("timm:resnet1888", "resnet18"),
+        ("torchvision:densnet121", "densenet121"),
+        ("gradlens:custom_cn", "custom_cnn"),
+    ],
+)
+def test_unknown_architectures_suggest_near_ones(builder: str, near: str) -> None:
+    with pytest.raises(NotFoundError, match=near):
+        build(builder)
+
+
+@pytest.mark.parametrize("text", ["resnet18", "nolib:resnet18", "timm:", "net.py:", "net.txt:make", "net.py:a b"])
+def test_what_is_no_builder_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="expected an architecture"):
+        split_builder(text)
+
+
+def test_wrong_arguments_are_one_line() -> None:
+    with pytest.raises(ModelError, match="cannot be built") as caught:
+        build("timm:resnet18", {"no_such_argument": 1}, 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_factories_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def small(num_classes, width=4):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(), nn.LazyLinear(num_classes))\n"
+        "def wrong(num_classes):\n    return 'no network'\n"
+        "number = 3\n"
+    )
+    assert build(f"{file}:small", {"width": 6}, 5)(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
+    with pytest.raises(NotFoundError, match="small"):
+        build(f"{file}:smal")
+    with pytest.raises(ModelError, match="str"):
+        build(f"{file}:wrong")
+    with pytest.raises(ModelError, match="int"):
+        build(f"{file}:number")
+    (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
+    with pytest.raises(ModelError, match="does not run: ModuleNotFoundError"):
+        build(f"{tmp_path / 'broken.py'}:f")
+    with pytest.raises(ModelError, match="there is none"):
+        build(f"{tmp_path / 'absent.py'}:f")
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_cost_of_published_architectures() -> None:
+    """torchvision's published counts: 25,557,032 parameters and 4.089 GMACs; a ViT with its attention counted."""
+    resnet = profile(build("torchvision:resnet50"), (3, 224, 224))
+    assert (resnet.parameters, resnet.trainable) == (25_557_032, 25_557_032)
+    assert resnet.macs == pytest.approx(4.089e9, rel=1e-3)
+    assert resnet.flops == 2 * resnet.macs
+    vit = profile(build("timm:vit_tiny_patch16_224"), (3, 224, 224))
+    assert vit.macs == pytest.approx(1.254e9, rel=1e-3)
+
+
+def test_cost_by_hand() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    module[0].weight.requires_grad_(False)
+    module.train()
+    cost = profile(module, (3, 8, 8))
+    assert cost.parameters == 3 * 4 * 9 + 144 * 5 + 5
+    assert cost.trainable == 144 * 5 + 5
+    assert cost.macs == 3 * 4 * 9 * 36 + 144 * 5
+    assert cost.size_mb == 4 * cost.parameters / 1e6
+    # the convolution's output stays alive (flattening is a view of it) until the logits are there
+    assert cost.activations_mb == 4 * (144 + 5) / 1e6
+    assert module.training
+    with pytest.raises(ModelError, match="does not take"):
+        profile(module, (3, 9, 9))
+
+
+def test_latency_is_ordered_and_counts_images() -> None:
+    module = build("gradlens:custom_cnn", {"widths": [4, 4, 4, 4]}, 3)
+    time = latency(module, (3, 32, 32), Runtime(device="cpu", batch_size=4), passes=5)
+    assert 0 < time.median_ms <= time.p95_ms
+    assert time.images_per_second > 0
+    assert (time.batch_size, time.passes, time.peak_mb) == (4, 5, None)
