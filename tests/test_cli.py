@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def test_help_of_every_command_ends_with_examples_that_parse(path: tuple[str, ..
     assert done.exit_code == 0
     before, _, examples = done.output.partition("Examples:")
     assert before.startswith("Usage: ")
-    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub(r"\\\n\s*", "", examples).splitlines() if line.strip()]
     assert lines, "no examples"
     for line in lines:
         assert line.startswith("gradlens "), line

@@ -257,7 +257,7 @@ class _Finder:
 
     def _reached(self, outputs: list[_Output]) -> set[tuple[str, int]]:
         """Which of these have a gradient that is not zero in every cell of their grid (for the predicted class)."""
-        tensors = [o.tensor for o in outputs]
+        tensors = [o.tensor for o in outputs if o.tensor is not None]  # none was let go yet
         with torch.inference_mode(False), torch.enable_grad():
             gradients = torch.autograd.grad(self.logits.max(), tensors, allow_unused=True)
         del self.logits
@@ -361,10 +361,10 @@ def _thin(spatial: list[_Output], outputs: list[_Output], cuts: Cuts) -> tuple[l
             runs.append([group])
     chosen: list[_Output] = []
     for run in runs:
-        group = _representative(run, blocks)
-        if group is None:
+        representative = _representative(run, blocks)
+        if representative is None:
             continue
-        output = _name_giver(group, blocks)
+        output = _name_giver(representative, blocks)
         # 2. steps inside a block are no depths of their own
         if not any(output.path.startswith(b + ".") for b in blocks):
             chosen.append(output)

@@ -27,7 +27,8 @@ def unwrap(model: nn.Module) -> nn.Module:
                 "pass the module it was made from"
             )
         if hasattr(model, "_orig_mod"):  # torch.compile
-            model = model._orig_mod
+            inner: Any = model._orig_mod
+            model = inner
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         else:

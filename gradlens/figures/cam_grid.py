@@ -175,7 +175,7 @@ def _page(
     width = _NAMES + (plan.across + 1) * (plan.cell + _GAP) + 0.05
     width = max(width, 4.4)  # the title and the legend need their room
     height = 0.30 + body + 0.42
-    figure = Figure(figsize=(width, height), layout="none")
+    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # a documented value
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height, 0))  # inches, y downwards
     ax.axis("off")
@@ -259,7 +259,7 @@ def overlay(view: np.ndarray, raw: np.ndarray, top: float) -> np.ndarray:
     heat = cv2.resize(heat, (tile.shape[1], tile.shape[0]), interpolation=cv2.INTER_LINEAR)
     color = mpl.colormaps[COLOR_MAP](heat)[..., :3].astype(np.float32)
     opacity = (0.42 + 0.38 * heat)[..., None]
-    return np.uint8(np.round(255 * (color * opacity + grey * (1 - opacity))))
+    return np.round(255 * (color * opacity + grey * (1 - opacity))).astype(np.uint8)
 
 
 def _picture(ax: Axes, tile: np.ndarray, x: float, y: float, width: float, height: float) -> None:

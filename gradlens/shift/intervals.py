@@ -106,7 +106,7 @@ def newcombe_paired(both: int, first: int, second: int, neither: int, confidence
     low0, high0 = wilson(k0, n, confidence)
     low1, high1 = wilson(k1, n, confidence)
     margins = k0 * (n - k0) * k1 * (n - k1)
-    product = both * neither - first * second
+    product = float(both * neither - first * second)
     if product > 0:
         product = max(product - n / 2, 0)
     phi = product / math.sqrt(margins) if margins else 0.0
