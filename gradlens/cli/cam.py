@@ -47,7 +47,13 @@ Examples:
     help="An image file or a folder of images (repeatable).",
 )
 @click.option("--data", metavar="SOURCE", help="Take images from this set instead: probe set, folder, .parquet, ...")
-@click.option("--n", type=click.IntRange(1), default=8, show_default=True, help="How many images of --data.")
+@click.option(
+    "--n",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="How many images of --data, or scenes of the models' own test set.",
+)
 @click.option(
     "--target",
     "targets",

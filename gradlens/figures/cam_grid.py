@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import matplotlib as mpl
@@ -197,7 +197,7 @@ def _header(ax: Axes, columns: Sequence[Column], plan: _Plan, y: float, first: b
         lines = _broken(column.name, plan.cell)
         base = y + plan.header - 0.05
         if column.note:
-            ax.text(x, base, column.note, ha="center", va="bottom", fontsize=5.5, color="#666666")
+            _fitted(ax, column.note, x, base, plan.cell, va="bottom", color="#666666")
             base -= 0.095
         ax.text(x, base, "\n".join(lines), ha="center", va="bottom", fontsize=6, linespacing=1.05)
 
@@ -275,8 +275,15 @@ def _blank(ax: Axes, status: str, x: float, y: float, width: float, height: floa
 def _caption(ax: Axes, caption: Caption, x: float, y: float, width: float) -> None:
     mark = {True: "✓ ", False: "✗ ", None: ""}[caption.correct]
     color = {True: RIGHT, False: WRONG, None: "#333333"}[caption.correct]
-    text = mark + short(caption.text, max(10, int(width / 0.048)))
-    ax.text(x, y + 0.02, text, ha="center", va="top", fontsize=5.5, color=color)
+    _fitted(ax, mark + caption.text, x, y + 0.02, width, va="top", color=color)
+
+
+def _fitted(ax: Axes, text: str, x: float, y: float, width: float, **look: Any) -> None:
+    """Small text, centred; smaller and then shortened where it would reach into its neighbours."""
+    at_one_point = 0.0083  # mean width of a character in inches per point
+    size = min(5.5, max(4.3, (width + _GAP) / (at_one_point * len(text))))
+    most = max(8, int((width + _GAP) / (at_one_point * size)))
+    ax.text(x, y, short(text, most), ha="center", fontsize=size, **look)
 
 
 def _legend(ax: Axes, scale: Scale, width: float, height: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,12 @@ from gradlens.figures.cam_grid import Caption, Cell, Column, Row, Scale, cam_gri
 from gradlens.figures.style import save
 from gradlens.records import CamStack, HookPoint, LoadedModel, Skipped
 from gradlens.runtime import Runtime, versions, whole_file
+from gradlens.shift.tables import skipped_rows, write_csv
+from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
 
 BATCH = 16  # images per pass when nobody said
+Grid = tuple[list[Row], list[Column], str]  # what a page shows, and its title
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def cam(request: CamRequest, runtime: Runtime, folder: Path) -> CamRun:
     One model gives images x depths. Several give images x models at the last depth, or, when layers were asked for,
     one page per image of models x depths.
     """
-    started = time.time()
+    started = time.perf_counter()
     names = checkpoints.expand(request.models, request.zoo)
     for method in request.methods:
         METHODS[method]  # an unknown name is refused before anything is computed
@@ -172,31 +174,35 @@ def cam(request: CamRequest, runtime: Runtime, folder: Path) -> CamRun:
         for n in names
     ]
     run.pictures, run.skipped = _pictures(request, models, runtime)
-    for model in runtime.progress(models, "models", unit="model"):
-        run.seen.append(_see(model, run.pictures, asked, request, runtime))
-    provenance = {
-        "command": "gradlens cam", "versions": versions(), "models": {m.name: m.weights for m in models},
-        "layers": asked, "targets": list(request.targets), "methods": list(request.methods), "scale": request.scale,
-        "precision": runtime.precision, "device": str(runtime.torch_device()), "seed": runtime.seed,
-    }  # fmt: skip
-    if not several:
-        _draw(run, request, f"cam--{_file_name(names[0])}", *_depth_grid(run.seen[0], run.pictures), provenance)
-    elif not request.layers:
-        _draw(run, request, "cam--models", *_model_grid(run.seen, run.pictures, request), provenance)
-    else:
-        for i, picture in enumerate(run.pictures):
-            _draw(run, request, f"cam--image-{i + 1:02d}", *_image_page(run.seen, picture, i), provenance)
-    if request.save_maps:
-        run.maps = [_save_maps(folder, s, run.pictures) for s in run.seen]
-    if run.skipped:
-        with whole_file(folder / "skipped.csv") as part:
-            import csv
-
-            with part.open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream).writerows([("path", "reason"), *((s.path, s.reason) for s in run.skipped)])
-    finished = {**provenance, "seconds": time.time() - started, **run.document()}
-    with whole_file(folder / "run.json") as part:
-        part.write_text(json.dumps({"schema": 1, **finished}, indent=2, ensure_ascii=False), encoding="utf-8")
+    with RunFolder(folder) as place:
+        for model in runtime.progress(models, "models", unit="model"):
+            run.seen.append(_see(model, run.pictures, asked, request, runtime))
+        made = {
+            "command": "gradlens cam",
+            "versions": versions(),
+            "weights": {m.name: m.weights for m in models},
+            "asked": asked,
+            "targets": list(request.targets),
+            "methods": list(request.methods),
+            "scale": request.scale,
+            "precision": runtime.precision,
+            "device": str(runtime.torch_device()),
+            "seed": runtime.seed,
+        }
+        if not several:
+            drawings = [(f"cam--{_file_name(names[0])}", _depth_grid(run.seen[0], run.pictures))]
+        elif not request.layers:
+            drawings = [("cam--models", _model_grid(run.seen, run.pictures))]
+        else:
+            drawings = [(f"cam--image-{i + 1:02d}", _image_page(run.seen, p, i)) for i, p in enumerate(run.pictures)]
+        for name, grid in runtime.progress(drawings, "figures", unit="figure"):
+            run.figures += _draw(folder, request, name, grid, made)
+        if request.save_maps:
+            run.maps = [_save_maps(folder, s, run.pictures) for s in run.seen]
+        for path in (*run.figures, *run.maps):
+            place.add(path)
+        write_csv(place.file("skipped.csv"), ("path", "reason"), skipped_rows(run.skipped))
+        place.finish({**made, "seconds": time.perf_counter() - started, **run.document()})
     return run
 
 
@@ -281,7 +287,7 @@ def _pictures(
         whole = open_source(request.data, offline=runtime.offline, runtime=runtime)
         sets = [whole.subset(_one_per_class(whole, request.n))]
     else:
-        sets = list(own_examples(models, runtime))
+        sets = list(own_examples(models, runtime, request.n))
     pictures, skipped = [], [s for one in sets for s in one.skipped]
     for one in sets:
         for remark in one.remarks:
@@ -318,8 +324,9 @@ def _one_per_class(images: ImageSet, n: int) -> list[int]:
     return sorted(in_turn[:n])
 
 
-def own_examples(models: Sequence[LoadedModel], runtime: Runtime) -> tuple[ImageSet, ImageSet]:
-    """One image per class from the models' own test set, and the same scenes from the probe set that mixes all shifts.
+def own_examples(models: Sequence[LoadedModel], runtime: Runtime, n: int) -> tuple[ImageSet, ImageSet]:
+    """One image of each of ``n`` classes from the models' own test set, and the same scenes from the probe set that
+    mixes all shifts.
 
     Raises:
         InputError: the models' cards name no test set that is at hand, or not all the same.
@@ -338,7 +345,7 @@ def own_examples(models: Sequence[LoadedModel], runtime: Runtime) -> tuple[Image
     for i, sample in enumerate(test.samples):
         if sample.label is not None and sample.label not in chosen and sample.id in partners:
             chosen[sample.label] = i
-    indices = list(chosen.values())
+    indices = list(chosen.values())[:n]
     return test.subset(indices), probe.subset([partners[test.samples[i].id] for i in indices])
 
 
@@ -353,7 +360,7 @@ def _caption(prediction: tuple[str, float], label: str | None) -> Caption:
     return Caption(f"{name} {100 * probability:.0f}%", correct)
 
 
-def _depth_grid(seen: Seen, pictures: Sequence[Picture]) -> tuple[list[Row], list[Column], str]:
+def _depth_grid(seen: Seen, pictures: Sequence[Picture]) -> Grid:
     """Images x depths of one model; a row per target and method where there are several."""
     rows = []
     several_methods = len({s.method for s in seen.stacks}) > 1
@@ -384,9 +391,7 @@ def _stride(point: HookPoint) -> str:
     return f"{down:g}" if down == across else f"{down:.3g}×{across:.3g}"
 
 
-def _model_grid(
-    seen: Sequence[Seen], pictures: Sequence[Picture], request: CamRequest
-) -> tuple[list[Row], list[Column], str]:
+def _model_grid(seen: Sequence[Seen], pictures: Sequence[Picture]) -> Grid:
     """Images x models at the last depth: every cell its own prediction; the first target and method."""
     per_image = len(seen[0].stacks) // len(pictures)
     rows = [
@@ -414,7 +419,7 @@ def _short_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _image_page(seen: Sequence[Seen], picture: Picture, i: int) -> tuple[list[Row], list[Column], str]:
+def _image_page(seen: Sequence[Seen], picture: Picture, i: int) -> Grid:
     """Models x depths of one image."""
     most = max(len(s.points) for s in seen)
     rows = []
@@ -438,19 +443,14 @@ def _image_page(seen: Sequence[Seen], picture: Picture, i: int) -> tuple[list[Ro
     return rows, columns, f"{picture.label or Path(picture.id).name} · {picture.source} · shallow to deep"
 
 
-def _draw(
-    run: CamRun,
-    request: CamRequest,
-    name: str,
-    rows: list[Row],
-    columns: list[Column],
-    title: str,
-    provenance: dict[str, Any],
-) -> None:
+def _draw(folder: Path, request: CamRequest, name: str, grid: Grid, provenance: dict[str, Any]) -> list[Path]:
+    rows, columns, title = grid
     pages = cam_grid(rows, columns, title=title, scale=request.scale)
-    for i, page in enumerate(pages, start=1):
-        stem = run.folder / "figures" / (name if len(pages) == 1 else f"{name}-{i}")
-        run.figures += save(page, stem, request.formats, request.dpi, provenance)
+    stems = [name] if len(pages) == 1 else [f"{name}-{i}" for i in range(1, len(pages) + 1)]
+    written = []
+    for stem, page in zip(stems, pages, strict=True):
+        written += save(page, folder / "figures" / stem, request.formats, request.dpi, provenance)
+    return written
 
 
 def _save_maps(folder: Path, seen: Seen, pictures: Sequence[Picture]) -> Path:
