@@ -479,3 +479,18 @@ def test_embedded_sets_are_sound(folder: Path) -> None:
     assert ours.licence
     assert ours.source
     assert ours.images is not None
+
+
+def test_sheet_shows_each_class_and_its_pairs(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from gradlens.runtime import Runtime
+    from gradlens.workflows.probe import sheet
+
+    written = sheet("vehicles-test", tmp_path / "sheet.png", 1, Runtime(quiet=True), dpi=60)
+    with Image.open(written) as picture:
+        columns, rows = 10, 8  # the test set and its nine shifts, eight classes
+        assert picture.width > picture.height * columns / rows * 0.8
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 100
+    with pytest.raises(InputError, match="png"):
+        sheet("vehicles-test", tmp_path / "sheet.txt", 1, Runtime(quiet=True))

@@ -189,3 +189,29 @@ def render_command(names: tuple[str, ...], out: Path | None, as_json: bool, quie
     }
     for r in done:
         click.echo(f"{r.folder}: {r.images} images, {same[r.identical]}")
+
+
+@command.command(
+    "sheet",
+    epilog="""\b
+Examples:
+  gradlens probe sheet vehicles-test
+  gradlens probe sheet photos/ --per-class 3 --out photos.pdf
+""",
+)
+@click.argument("name", metavar="SOURCE")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="The picture: .png, .pdf, .svg [default: NAME.png]."
+)
+@click.option("--per-class", type=click.IntRange(1), default=1, show_default=True, help="Images of each class.")
+@_light_options
+def sheet_command(name: str, out: Path | None, per_class: int, as_json: bool, quiet: bool) -> None:
+    """A picture of a set: images of each class, beside the same scenes in the sets paired with it."""
+    from gradlens.workflows.probe import sheet
+
+    default = Path(f"{Path(name).stem}.png")
+    written = sheet(name, out or default, per_class, Runtime(quiet=quiet))
+    if as_json:
+        print_json({"figures": [str(written)]})
+    else:
+        click.echo(str(written))

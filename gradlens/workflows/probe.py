@@ -303,3 +303,47 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def sheet(name: str, out: Path, per_class: int, runtime: Runtime, dpi: int = 200) -> Path:
+    """A picture of a set: some images of each class, beside the same scenes in the sets paired with it.
+
+    Args:
+        name: a SOURCE; sets paired with it are looked for among the probe sets.
+        out: the picture: ``.png``, ``.pdf`` or ``.svg``.
+        per_class: images of each class, the first whose scene every paired set has.
+        dpi: dots per inch.
+
+    Raises:
+        InputError: ``out`` has another ending, or no image of the set can be read.
+    """
+    from gradlens.figures.contact_sheet import contact_sheet  # matplotlib, which the other commands do without
+    from gradlens.figures.style import save
+
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(f"{out}: expected a name that ends in .png, .pdf or .svg")
+    images = open_source(name, runtime=runtime)
+    paired = [other for n in probe_sets.known() if n != images.name for other in _paired(n, images.name, runtime)]
+    partners = [{s.pair: i for i, s in enumerate(other.samples)} for other in paired]
+    rows: list[tuple[str, list[np.ndarray | None]]] = []
+    classes = images.classes or ("",)
+    for k, label in enumerate(classes):
+        members = [i for i, s in enumerate(images.samples) if s.label in (k, None)]
+        complete = [i for i in members if all(images.samples[i].id in p for p in partners)] or members
+        for i in complete[:per_class]:
+            others = [
+                other.read(p[images.samples[i].id]) if images.samples[i].id in p else None
+                for other, p in zip(paired, partners, strict=True)
+            ]
+            rows.append((label, [images.read(i), *others]))
+    if not rows:
+        raise InputError(f"{name}: expected images, got none")
+    columns = [images.name, *(other.shift or other.name for other in paired)]
+    figure = contact_sheet(rows, columns, images.name)
+    (written,) = save(figure, out.with_suffix(""), (out.suffix[1:].lower(),), dpi, {"command": "gradlens probe sheet"})
+    return written
+
+
+def _paired(name: str, with_set: str, runtime: Runtime) -> list[ImageSet]:
+    manifest = Manifest.read(probe_sets.find(name) / MANIFEST)
+    return [open_source(name, runtime=runtime)] if manifest.paired_with == with_set else []
