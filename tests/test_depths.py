@@ -154,6 +154,11 @@ class TestKnownNetworks:
         # read out at the class token, the last block's patches have no gradient
         assert depths.select(["last"])[0].path == ("blocks.3" if prefix == 0 else "blocks.2")
 
+    def test_convnext_blocks_hand_their_input_through_a_module(self) -> None:
+        depths = find_depths(seeded("timm:convnext_atto", depths=[1, 2, 2, 1], dims=[8, 16, 24, 32]), image(96))
+        expected = [f"stages.{i}.blocks.{j}" for i, n in enumerate([1, 2, 2, 1]) for j in range(n)]
+        assert [p.name for p in depths.select(["blocks"])] == expected
+
     def test_swin_is_channels_last(self) -> None:
         arch = ARCHITECTURES["swin"]
         depths = find_depths(seeded(arch.builder, **arch.arguments), image(96))
@@ -218,10 +223,13 @@ class TestRefusals:
             depths.select(["mix"])
         assert [p.name for p in depths.select(["all"])] == ["embed"]
 
-    def test_no_cut_says_so(self) -> None:
+    def test_parallel_branches_say_so_and_take_names_by_hand(self) -> None:
         torch.manual_seed(0)
+        depths = find_depths(Parallel(), image(32))
+        assert depths.points == ()
         with pytest.raises(DepthError, match="every path"):
-            find_depths(Parallel(), image(32))
+            depths.select(["all"])
+        assert [(p.name, p.cut) for p in depths.select(["left.0"])] == [("left.0", False)]
 
     def test_unknown_layer_suggests(self) -> None:
         torch.manual_seed(0)

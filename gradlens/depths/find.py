@@ -89,8 +89,8 @@ class Depths:
 
     points: tuple[HookPoint, ...]
     input_size: tuple[int, int]
-    note: str = ""
-    _finder: _Finder | None = field(default=None, repr=False, compare=False)
+    note: str
+    _finder: _Finder = field(repr=False, compare=False)
 
     def select(self, layers: Sequence[str]) -> tuple[HookPoint, ...]:
         """The depths that selectors, numbers, names and globs pick, in forward order, each once.
@@ -121,14 +121,9 @@ class Depths:
         return tuple(sorted(picked.values(), key=lambda p: p.position))
 
     def _named(self, layer: str) -> list[HookPoint]:
-        by_name = {p.name: p for p in self.points}
-        if self._finder is None:
-            found = [by_name[n] for n in by_name if fnmatch.fnmatchcase(n, layer)]
-        else:
-            found = self._finder.named(layer, by_name)
+        found = self._finder.named(layer, {p.name: p for p in self.points})
         if not found:
-            names = list(by_name) if self._finder is None else self._finder.names()
-            raise NotFoundError("layer", layer, names, "see: gradlens layers")
+            raise NotFoundError("layer", layer, self._finder.names(), "see: gradlens layers")
         for p in found:
             if p.verified is False:
                 raise DepthError(
@@ -149,7 +144,6 @@ def find_depths(model: nn.Module, image: torch.Tensor) -> Depths:
 
     Raises:
         ModelError: the model returns no (N, K) logits, or they do not depend on the pixels.
-        DepthError: no spatial cut was found.
     """
     return _Finder(unwrap(model), image).find()
 
@@ -171,24 +165,24 @@ class _Finder:
     def find(self) -> Depths:
         cuts = self._look()
         spatial = [o for o in self.outputs if o.cut and o.reading is not None]
-        if not spatial:
-            raise DepthError(
-                f"no depth found in {type(self.model).__name__}: no spatial module output is crossed by every path "
-                "from the pixels to the logits; name modules by hand"
-            )
         chosen, ends_block = _thin(spatial, self.outputs, cuts)
         settled = self._settle(chosen)
-        reached = self._reached(chosen)
+        reached = self._reached(chosen) if chosen else set()
         points = [self._point(o, settled[o.key], o.key in ends_block) for o in chosen]
         usable = [i for i, p in enumerate(points) if p.verified is not False]
         live = [i for i in usable if chosen[i].key in reached]
         notes = []
+        if not chosen:
+            notes.append(
+                "no spatial module output is crossed by every path from the pixels to the logits; name modules by hand"
+            )
         if usable:
             last = (live or usable)[-1]
             points[last] = _add(points[last], "last")
             points[: last + 1] = _with_stages(points[: last + 1])
         if usable and not live:
             notes.append("with these weights the gradient is zero at every depth, so `last` is simply the deepest")
+        del self.logits
         for o in self.outputs:
             o.tensor = o.node = None
         refused = [p.name for p in points if p.verified is False]
@@ -222,7 +216,6 @@ class _Finder:
 
     def _look(self) -> Cuts:
         """The discovery pass: every module's output, its node, its version, the work done until then."""
-        pixels = self.image.clone().requires_grad_(True)
         counter = FlopCounterMode(display=False)
         raw: list[_Output] = []
 
@@ -260,7 +253,6 @@ class _Finder:
         tensors = [o.tensor for o in outputs if o.tensor is not None]  # none was let go yet
         with torch.inference_mode(False), torch.enable_grad():
             gradients = torch.autograd.grad(self.logits.max(), tensors, allow_unused=True)
-        del self.logits
         return {
             o.key
             for o, g in zip(outputs, gradients, strict=True)
@@ -279,7 +271,6 @@ class _Finder:
             base = torch.randn(self.image.shape, generator=generator).to(self.image) * 0.3
             batch = probe_images(base, side, strength, generator)
             asked = {path: self.modules[path] for path, _ in pending}
-
             see = self._judge(pending, options, verdicts, side)
             with undisturbed(self.model), torch.no_grad(), hooked(asked, see):
                 self.model(batch)
@@ -392,7 +383,9 @@ def _block_paths(tensors: list[list[_Output]], outputs: list[_Output]) -> tuple[
     containers = [o for group in tensors for o in group if o.is_own_container]
 
     def has_inner_cut(o: _Output) -> bool:
-        return any(p.startswith(o.path + ".") and rank[p] != rank[o.path] for p in rank)
+        # a tensor that a module outside gave as well is what went in (ConvNeXt's blocks hand it through an Identity)
+        inside = (all(a.path.startswith(o.path + ".") for a in group) for group in tensors if group[0].rank != o.rank)
+        return any(inside)
 
     atomic = [o for o in containers if o.working_leaves >= 2 and not has_inner_cut(o)]
     # a stage of one block gives the block's own tensor: the innermost is the block

@@ -27,7 +27,8 @@ def contact_sheet(
         cell = min(1.2, (PAGE_WIDTH - _NAMES) / len(columns) - _GAP)
         width = max(3.0, _NAMES + len(columns) * (cell + _GAP))
         height = 0.55 + len(rows) * (cell + _GAP) + 0.05
-        figure = Figure(figsize=(width, height), layout="none")
+        figure = Figure(figsize=(width, height))
+        figure.set_layout_engine("none")  # the sheet is laid out in inches
         ax = figure.add_axes((0, 0, 1, 1))
         ax.axis("off")
         ax.text(0.06, 0.17, title, fontsize=9, va="center", weight="bold")
