@@ -144,7 +144,7 @@ def _aspect(view: np.ndarray) -> float:
 
 def _broken(name: str, width: float) -> list[str]:
     """A module path over at most three lines, broken at its dots."""
-    most = max(6, int(width / 0.058))  # characters of 6 point text
+    most = max(6, int((width + _GAP) / 0.05))  # characters of 6 point text
     lines = [""]
     for part in name.replace(".", ".\0").split("\0"):
         if lines[-1] and len(lines[-1]) + len(part) > most:
