@@ -315,6 +315,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f, lambda c: c["gradlens"]["arguments"].update(patch=3)),
         "cannot be built",
     ),
+    "code from elsewhere": (
+        lambda f: edit(f, lambda c: c["gradlens"].update(builder="../net.py:make")),
+        "names a Python file outside its folder",
+    ),
     "written by transformers": (
         lambda f: (f / "config.json").write_text('{"model_type": "vit"}'),
         "name the folder as hf:",

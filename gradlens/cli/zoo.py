@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +72,12 @@ def list_command(zoo: Path | None, as_json: bool) -> None:
         if e.card is None:
             continue
         score = e.test
-        _, height, width = e.card.preprocess.input_size
         rows.append(
             (
                 e.name,
                 e.card.builder,
                 f"{e.card.parameters:,}",
-                f"{height}×{width}",
+                _sides(e.card.preprocess.input_size),
                 f"{score.value:.1%}" if score else "-",
                 f"{score.low:.1%} – {score.high:.1%}" if score else "-",
                 e.card.test or "-",
@@ -108,7 +108,7 @@ def _document(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for k, row in enumerate(rows):
         cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -147,17 +147,14 @@ def show_command(name: str, zoo: Path | None, as_json: bool) -> None:
         ("architecture", card.builder + (f" ({arguments})" if arguments else "")),
         ("classes", f"{len(card.classes)}: {_shortened(card.classes)}"),
         ("cost", f"{card.parameters:,} parameters, {card.flops / 2e6:,.1f} million MACs, {card.size / 1e6:.2f} MB"),
-        (
-            "input",
-            f"{pre.input_size[1]}×{pre.input_size[2]}, {pre.interpolation}, {pre.crop_mode} crop {pre.crop_pct:g}",
-        ),
+        ("input", f"{_sides(pre.input_size)}, {pre.interpolation}, {pre.crop_mode} crop {pre.crop_pct:g}"),
         ("normalised", f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}"),
     ]
     if card.training is not None:
         made = card.training
-        facts.append(
-            ("trained", f"recipe {made.recipe}, {made.epochs} epochs, seed {made.seed}, {made.seconds:,.0f} s")
-        )
+        kept = f" (number {made.kept} kept)" if made.kept else ""
+        how = f"recipe {made.recipe}, {made.epochs} epochs{kept}, seed {made.seed}, {made.seconds:,.0f} s"
+        facts.append(("trained", how))
         facts.append(("on", f"{made.images:,} images of {made.data}"))
     elif card.source:
         facts.append(("imported from", card.source))
@@ -172,6 +169,10 @@ def show_command(name: str, zoo: Path | None, as_json: bool) -> None:
             rows.append((name_, s.metric, f"{s.value:.2%}", f"{s.low:.2%} – {s.high:.2%}", str(s.n), s.interval))
         click.echo()
         _print_table(rows, right=(2, 3, 4))
+
+
+def _sides(input_size: tuple[int, int, int]) -> str:
+    return f"{input_size[1]}×{input_size[2]}"
 
 
 def _shortened(names: tuple[str, ...], most: int = 12) -> str:
@@ -226,7 +227,12 @@ def verify_command(
         print_json({"models": [{"name": r.name, "ok": not r.lies} for r in results], "checks": checks})
     for r in results if not as_json else ():
         true = sum(c.ok is True for c in r.checks)
-        verdict = click.style("LIES", fg="red", bold=True) if r.lies else click.style("true", fg="green")
+        if r.lies:
+            verdict = click.style("the card is wrong", fg="red", bold=True)
+        elif r.unchecked:
+            verdict = click.style("true as far as it could be checked", fg="yellow")
+        else:
+            verdict = click.style("true", fg="green")
         scores = [c for c in r.checks if c.claim.startswith("accuracy on") and c.ok]
         shown = "; ".join(f"{c.claim}: {c.found}" for c in scores)
         click.echo(f"{r.name}: {verdict} ({true} of {len(r.checks)} claims hold{'; ' + shown if shown else ''})")

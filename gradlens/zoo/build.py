@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -105,9 +106,26 @@ def _own(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
 
 
 def _hub(repo: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    document = hub_config(repo)
+    if "pretrained_cfg" in document:
+        return _timm(document["architecture"], {**_timm_arguments(document), **arguments}, num_classes)
     transformers = import_transformers()
     config = transformers.AutoConfig.from_pretrained(repo, num_labels=num_classes, **arguments)
     return transformers.AutoModelForImageClassification.from_config(config)
+
+
+def hub_config(repo: str) -> dict[str, Any]:
+    """The ``config.json`` of a repository, or of a folder in its layout."""
+    from huggingface_hub import hf_hub_download
+
+    path = Path(repo) / "config.json"
+    if not path.is_file():
+        path = Path(hf_hub_download(repo, "config.json"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _timm_arguments(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in (document.get("model_args") or {}).items() if k != "num_classes"}
 
 
 def import_transformers() -> Any:

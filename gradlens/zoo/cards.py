@@ -211,7 +211,7 @@ def readme_of(card: Card, name: str) -> str:
     text = importlib.resources.files("gradlens.zoo").joinpath("model_card.md.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  (Markdown)
     data = ModelCardData(
-        license=card.licence or None,
+        license=card.licence.lower() or None,
         library_name="timm" if card.builder.startswith("timm:") else "gradlens",
         pipeline_tag="image-classification",
         tags=["gradlens", "image-classification"],

@@ -319,9 +319,18 @@ def generic_classes(k: int) -> tuple[str, ...]:
 
 
 def builder_of(card: Card, folder: Path) -> str:
-    """The card's builder; a Python file is looked for in the checkpoint folder, where importing puts it."""
+    """The card's builder; a Python file is looked for in the checkpoint folder, where importing puts it.
+
+    Raises:
+        CheckpointError: the card names a Python file that lies elsewhere: a folder may bring code, not pick it.
+    """
     kind, _ = split_builder(card.builder)
-    return str(folder / card.builder) if kind == "file" else card.builder
+    if kind != "file":
+        return card.builder
+    file = card.builder.rpartition(":")[0]
+    if Path(file).name != file or "\\" in file:
+        raise CheckpointError(f"{folder / CONFIG} names a Python file outside its folder: {file}")
+    return str(folder / card.builder)
 
 
 def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedModel:

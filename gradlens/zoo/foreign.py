@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from torch import nn
 
 from gradlens.errors import CheckpointError, GradlensError, ModelError
 from gradlens.records import LoadedModel, Preprocess
-from gradlens.zoo.build import build, build_seeded, call_factory, import_transformers, split_builder
+from gradlens.zoo.build import build, build_seeded, call_factory, hub_config, import_transformers, split_builder
 from gradlens.zoo.checkpoints import check_acts, generic_classes, preprocess_of
 from gradlens.zoo.importing import module_with
 from gradlens.zoo.weights import read_state_dict, sha256_of
@@ -45,7 +44,7 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
         origin = "pretrained"
     elif weights == "random":
         with network(offline, name):
-            module = build_seeded(name, {}, classes or DEFAULT_CLASSES)
+            module = build_seeded(name, {}, classes or outputs_of(kind, rest))
         origin = "random"
     else:
         path = Path(weights)
@@ -54,7 +53,9 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
             module = module_with(name, {}, state, classes, path)
         origin = sha256_of(path)
     module = module.float().eval()
-    preprocess = preprocess or preprocess_for(kind, rest, module)
+    if preprocess is None:
+        with network(offline, name):
+            preprocess = preprocess_for(kind, rest, module)
     k = check_acts(module, preprocess, name)
     if classes is not None and k != classes:
         raise ModelError(f"{name} has {k} outputs, {classes} were asked for; its factory should heed num_classes")
@@ -70,8 +71,19 @@ def preprocess_for(kind: str, name: str, module: nn.Module) -> Preprocess:
         from torchvision import models
 
         return _of_transforms(models.get_model_weights(name).DEFAULT.transforms())
+    if kind == "hf" and not hasattr(module, "pretrained_cfg"):
+        return _of_processor(import_transformers().AutoImageProcessor.from_pretrained(name))
     given = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     return preprocess_of(given if isinstance(given, Mapping) else {})
+
+
+def outputs_of(kind: str, name: str) -> int:
+    """Outputs of an architecture where nobody says how many: a repository knows its own, all others have 1,000."""
+    if kind != "hf":
+        return DEFAULT_CLASSES
+    config = hub_config(name)
+    labels = config.get("id2label") or config.get("label_names") or range(config.get("num_classes", DEFAULT_CLASSES))
+    return len(labels)
 
 
 def _of_transforms(transforms: Any) -> Preprocess:
@@ -177,17 +189,6 @@ def _hub_pretrained(repo: str, offline: bool) -> Published:
     processor = transformers.AutoImageProcessor.from_pretrained(repo, local_files_only=offline)
     labels = [module.config.id2label[i] for i in range(module.config.num_labels)]
     return module, _of_processor(processor), _unique(labels)
-
-
-def hub_config(repo: str) -> dict[str, Any]:
-    """The ``config.json`` of a repository or of a folder in its layout."""
-    from huggingface_hub import hf_hub_download
-
-    path = Path(repo) / "config.json"
-    if not path.is_file():
-        path = Path(hf_hub_download(repo, "config.json"))
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return dict(document)
 
 
 def _of_processor(processor: Any) -> Preprocess:

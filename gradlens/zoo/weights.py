@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import pickletools
 import warnings
@@ -80,19 +81,22 @@ def _unsafe_globals(path: Path) -> list[str]:
 
 
 def _imports(data: bytes) -> list[str]:
-    """``module.name`` of every GLOBAL and STACK_GLOBAL of a bare pickle that torch does not allow by itself."""
+    """``module.name`` of every import in bare pickles, one after the other as torch wrote them before 2020, but for
+    those that torch allows by itself."""
     found: list[str] = []
     strings: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL":
-                found.append(str(argument).replace(" ", "."))
-            elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-                found.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except ValueError:
-        pass  # not a pickle from here on: what was found before still stands
+    stream = io.BytesIO(data)
+    while stream.tell() < len(data):
+        try:
+            for opcode, argument, _ in pickletools.genops(stream):  # ends at a pickle's STOP
+                if opcode.name == "GLOBAL":
+                    found.append(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
+                    found.append(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+        except ValueError:
+            break  # no pickle from here on (the tensors' bytes): what was found before still stands
     return [f for f in found if not f.startswith(("torch.", "collections.OrderedDict"))]
 
 
