@@ -329,6 +329,13 @@ def test_many_classes_take_sparse_columns_and_agree(monkeypatch: pytest.MonkeyPa
     assert evaluate(draw(n=300, k=200, seed=1), resamples=FEW)["macro_f1"].defined
 
 
+def test_logits_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = draw(n=50, k=7)
+    whole = metrics.columns_of(on_classes(p)).parts["grades"]
+    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", 40)
+    assert np.array_equal(metrics.columns_of(on_classes(p)).parts["grades"], whole)
+
+
 def test_the_seed_decides_the_ends() -> None:
     p = draw()
     assert evaluate(p, resamples=FEW, seed=1) == evaluate(p, resamples=FEW, seed=1)

@@ -87,10 +87,10 @@ def draw_on(ax: Axes, scored: Scored, cell: float = 0.3) -> AxesImage:
         ax.axhline(edge - 0.5, color="white", linewidth=0.6)
     for edge in range(counts.shape[1] + 1):
         ax.axvline(edge - 0.5, color="white", linewidth=0.6)
-    if k <= _NUMBERED:
+    if k <= _NUMBERED:  # shares that would round to 0 show their colour alone
         colors = image.to_rgba(share)
         text = float(np.clip(0.42 * cell * 72, 3.5, 7))
-        for row, column in zip(*np.nonzero(counts), strict=True):
+        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
             color = style.text_color(colors[row, column])
             number = f"{share[row, column]:.0f}"
             ax.text(column, row, number, ha="center", va="center_baseline", fontsize=text, color=color)

@@ -16,7 +16,6 @@ from gradlens.figures import style
 from gradlens.records import Estimate
 
 _PANEL = 1.75  # inches, height of one of several panels
-_LOST = (0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def draw_on(
     left, right, bottom, top = limits or span(points)
     models = sorted(models or {p.model for p in points})
     colors, markers = style.model_colors(models), style.model_markers(models)
-    for lost in (0.0, *_LOST):
+    fine = (0.05,) if top - bottom < 0.3 else ()
+    for lost in (0.0, *fine, 0.1, 0.2, 0.4, 0.6, 0.8):
         dashes = (0, (4, 3)) if lost else "-"
         ax.axline((1, 1 - lost), slope=1, color="#bbbbbb" if lost else "#555555", lw=0.6, linestyle=dashes, zorder=0)
         if bottom + 0.03 * (top - bottom) < left - lost < top - 0.05 * (top - bottom):

@@ -39,6 +39,7 @@ SumsKind = Literal["counts", "grades"]
 
 ECE_BINS = 15
 _DENSE_CLASSES = 64  # up to here a dense product is faster than a sparse one
+_LOGITS_AT_ONCE = 2**22  # bounds the memory: 50,000 images of 1,000 classes would need gigabytes
 
 
 # --- label spaces ----------------------------------------------------------------------------------------------------
@@ -455,23 +456,33 @@ def columns_of(scored: Scored, top_k: int = 5) -> Columns:
 def _graded(scored: Scored, top_k: int) -> np.ndarray:
     """(n, 4 + 15): see :class:`Grades`. For a true class that the model does not know, p(true class) is 0."""
     assert scored.logits is not None
-    logits = scored.logits.astype(np.float64)
+    rows = max(1, _LOGITS_AT_ONCE // scored.logits.shape[1])
+    blocks = [
+        _graded_rows(scored.logits[part], scored.column[part], scored.correct[part], top_k)
+        for part in (slice(start, start + rows) for start in range(0, len(scored), rows))
+    ]
+    return np.concatenate(blocks)
+
+
+def _graded_rows(raw: np.ndarray, column: np.ndarray, correct: np.ndarray, top_k: int) -> np.ndarray:
+    logits = raw.astype(np.float64)
     n, c = logits.shape
-    known = scored.column >= 0
-    at = np.where(known, scored.column, 0)
-    own = logits[np.arange(n), at]
+    images = np.arange(n)
+    known = column >= 0
+    at = np.where(known, column, 0)
+    own = logits[images, at]
     ahead = (logits > own[:, None]) | ((logits == own[:, None]) & (np.arange(c) < at[:, None]))
     log_p = logits - logsumexp(logits, axis=1, keepdims=True)
     p = np.exp(log_p)
-    p_true = np.where(known, p[np.arange(n), at], 0.0)
+    p_true = np.where(known, p[images, at], 0.0)
     confidence = p.max(axis=1)
     bins = np.searchsorted(np.linspace(0, 1, ECE_BINS + 1), np.minimum(confidence, 1.0), side="left") - 1
     graded = np.zeros((n, 4 + ECE_BINS))
     graded[:, 0] = 1
     graded[:, 1] = known & (ahead.sum(axis=1) < top_k)
-    graded[:, 2] = np.where(known, -log_p[np.arange(n), at], 0.0)
+    graded[:, 2] = np.where(known, -log_p[images, at], 0.0)
     graded[:, 3] = np.square(p).sum(axis=1) - 2 * p_true + 1
-    graded[np.arange(n), 4 + bins] = scored.correct - confidence
+    graded[images, 4 + bins] = correct - confidence
     return graded
 
 

@@ -67,7 +67,7 @@ def score(evidence: Evidence, request: Request, runtime: Runtime) -> Findings:
         gaps,
         sorted(per_class, key=lambda r: order[r["model"]]),
         rows,
-        _notes(evidence),
+        [*_notes(evidence), *_detectable(gaps, request)],
         [*_marks(evidence), *evidence.marks],
         _missed(by_model, gaps, request),
     )
@@ -95,6 +95,23 @@ def _notes(evidence: Evidence) -> list[str]:
                 f"{s.name}: fewer than {tables.FEW} images of {', '.join(few)}; scores of these classes mean little"
             )
     return list(dict.fromkeys(notes))
+
+
+def _detectable(gaps: list[GapReport], request: Request) -> list[str]:
+    """How large a gap must be to show, for each probe set that is compared as an independent sample."""
+    told: dict[str, list[GapReport]] = {}
+    for g in gaps:
+        if g.metric == "accuracy" and g.label_space == "shared" and g.gap.defined and not g.paired:
+            told.setdefault(g.probe, []).append(g)
+    notes = []
+    for probe, of_models in told.items():
+        middle = sorted(of_models, key=lambda g: g.in_dist_value)[len(of_models) // 2]
+        least = gap.detectable_gap(middle.in_dist_value, middle.n_in_dist, middle.n_probe, request.confidence)
+        notes.append(
+            f"{probe}: {middle.n_probe:,} images show an accuracy gap of {100 * least:.1f} points or more "
+            f"with 80 % power (at {100 * middle.in_dist_value:.1f} % in distribution)"
+        )
+    return notes
 
 
 def _marks(evidence: Evidence) -> list[str]:
