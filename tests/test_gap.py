@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from shift_samples import draw, rows, told
 from gradlens.errors import InputError
 from gradlens.records import GapReport, Predictions
 from gradlens.shift import gap, intervals, metrics
+from gradlens.workflows.measure.evidence import Request
+from gradlens.workflows.measure.score import _detectable
 
 FEW = 200
 
@@ -352,3 +355,13 @@ def test_detectable_gap_at_the_edges() -> None:
     assert gap.detectable_gap(0.9, 0, 10) == gap.detectable_gap(0.9, 10, 0) == 1
     assert 0 < gap.detectable_gap(1.0, 1000, 1000) < 0.02
     assert gap.detectable_gap(0.5, 1, 1) == 1
+
+
+def test_what_an_independent_probe_set_can_show_is_told(tmp_path: Path) -> None:
+    a, b = draw(n=400, seed=1, noise=1, dataset="test"), draw(n=60, seed=2, noise=1, dataset="few")
+    reports = gap.gaps(a, b, paired=False, resamples=FEW)
+    (note,) = _detectable(reports, Request(out=tmp_path))
+    least = gap.detectable_gap((a.predicted == a.labels).mean(), 400, 60)
+    assert note.startswith(f"few: 60 images show an accuracy gap of {100 * least:.1f} points or more with 80 % power")
+    paired = gap.gaps(*scenes(n=30), paired=True, resamples=FEW)
+    assert _detectable(paired, Request(out=tmp_path)) == []
