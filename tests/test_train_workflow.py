@@ -248,3 +248,35 @@ def test_the_list_names_every_recipe_and_architecture() -> None:
     for entry in listed:
         assert entry["name"] in out
         assert all(m in out for m in entry["models"])
+
+
+COMMITTED = sorted(p.parent for p in (Path(__file__).resolve().parent.parent / "checkpoints").glob("*/*/config.json"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_committed_checkpoint_is_what_its_recipe_makes(folder: Path) -> None:
+    """Nobody changed a recipe after the training, and no card misses a score."""
+    card = checkpoints.read_card(folder)
+    if card.training is None:
+        pytest.skip("imported weights have no recipe")
+    settings = recipes.Recipe.model_validate(card.training.settings)
+    now = recipes.load(card.training.recipe, settings.model, {"seed": card.training.seed})
+    assert now.differences(settings) == []
+    assert len(card.training.history) == card.training.epochs == settings.epochs
+    scored = {s.dataset for s in card.scores if s.metric == "accuracy"}
+    wanted = [settings.data.test, *settings.data.probes]
+    assert {Path(spec).stem for spec in wanted if spec} | {card.training.select} == scored
+    assert len(wanted) > 1
+    assert all(s.low <= s.value <= s.high and s.n > 0 for s in card.scores)
+
+
+def test_the_custom_cnn_passes_its_bar_within_the_published_budget(root: Path) -> None:
+    """The published network of 2,462,282 parameters reached 48.40 % in 15 epochs."""
+    card = checkpoints.read_card(root / "checkpoints" / "cifar10" / "custom_cnn")
+    assert card.training is not None
+    assert card.training.epochs <= 15
+    assert card.parameters <= 2_462_282
+    test = card.score(card.test)
+    assert test is not None
+    assert (test.dataset, test.n) == ("cifar10-test", 10_000)
+    assert test.low > 0.85
