@@ -218,6 +218,23 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     assert said.count("out of memory") == 2  # found out once, not in every pass
 
 
+class Overwriting(Net):
+    """Works on its input in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(2).sub_(1))
+
+
+def test_a_network_that_overwrites_its_input_does_not_reach_the_next_one(
+    images: ImageSet, store: OutputStore, tmp_path: Path
+) -> None:
+    _, after = predict([loaded(1, module=Overwriting(1).eval()), loaded(2)], images, RUNTIME, store)
+    (alone,) = predict([loaded(2)], images, RUNTIME, OutputStore(tmp_path / "alone"))
+    assert after.predictions.logits is not None
+    assert alone.predictions.logits is not None
+    assert after.predictions.logits.tobytes() == alone.predictions.logits.tobytes()
+
+
 class Broken(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("Input height (16) doesn't match model (224).\nmore")

@@ -510,6 +510,7 @@ def test_a_training_set_as_in_distribution_side_is_marked(here: Path, tmp_path: 
     result = run(*options(tmp_path / "run", "--in-dist", train, "--probe", "web"))
     assert result.code == 0, result.err
     assert "trees-train has the role train" in result.err
+    assert "trees-train has the role train" in result.out
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["marks"]
     assert "too good" in (tmp_path / "run" / "tables" / "gaps.md").read_text()

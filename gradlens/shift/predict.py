@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from gradlens.data.decode import DECODE_POLICY
+from gradlens.data.decode import DECODE_POLICY, decode
 from gradlens.data.image_set import ImageSet, decoded
 from gradlens.data.preprocess import to_tensor
 from gradlens.errors import GradlensError, ModelError
@@ -36,7 +36,7 @@ FLUSH_IMAGES = 4096  # at most this many images, or this many seconds of work, a
 FLUSH_SECONDS = 60.0
 A = TypeVar("A")
 B = TypeVar("B")
-VERSIONS = ("torch", "torchvision", "pillow", "numpy", "timm")  # of what can move a logit
+VERSIONS = ("gradlens", "torch", "torchvision", "pillow", "numpy", "timm")  # of what can move a logit
 NON_FINITE = "the model's output is not finite"
 
 
@@ -203,12 +203,12 @@ def _state_digest(module: torch.nn.Module) -> str:
 
 
 def _code_digest(module: torch.nn.Module) -> str:
-    """A hash of the network's structure and of the source files of its own layers.
+    """A hash of the network's structure, of the source files of its own layers, and of those that make its input.
 
     Layers of installed libraries are covered by their versions; a user's own file can change under the same weights.
     """
     digest = hashlib.sha256(str(module).encode())
-    files = set()
+    files = {inspect.getfile(to_tensor), inspect.getfile(decode)}
     for kind in {type(m) for m in module.modules()}:
         try:
             file = inspect.getsourcefile(kind)
@@ -291,8 +291,9 @@ class _Group:
         while True:
             size = self.sizes.get(model.name, len(images))
             try:
+                # a clone, because a network may overwrite its input and the next one gets the same tensor
                 with torch.no_grad(), self.runtime.autocast():
-                    parts = [logits_of(model.module(part)).float().cpu() for part in images.split(size)]
+                    parts = [logits_of(model.module(part.clone())).float().cpu() for part in images.split(size)]
                 break
             except GradlensError:
                 raise

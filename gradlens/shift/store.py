@@ -480,14 +480,15 @@ class OutputStore:
             for part in sorted((root / key).glob("*.parquet")):
                 try:
                     table = pq.read_table(part)
-                    ids, reasons, rows = (table[c] for c in ("id", "reason", "logits"))
+                    ids, reasons, rows = (table[c].combine_chunks() for c in ("id", "reason", "logits"))
                 except (pa.ArrowException, OSError, KeyError):
                     continue
-                for image, reason, logits in zip(ids.to_pylist(), reasons.to_pylist(), rows, strict=True):
-                    if reason is None:
-                        outputs.logits[image] = np.asarray(logits.values, dtype=np.float32)
-                    else:
-                        outputs.skipped[image] = reason
+                there = reasons.is_null()
+                kept = ids.filter(there).to_pylist()
+                values = np.asarray(rows.filter(there).flatten(), dtype=np.float32)
+                outputs.logits.update(zip(kept, values.reshape(len(kept), -1) if kept else (), strict=True))
+                left = pc.invert(there)
+                outputs.skipped.update(zip(ids.filter(left).to_pylist(), reasons.filter(left).to_pylist(), strict=True))
         return outputs
 
     def save(self, key: str, outputs: Outputs, about: Mapping[str, Any]) -> Path | None:

@@ -127,7 +127,7 @@ def as_text(evidence: Evidence, found: Findings, request: Request) -> str:
         parts += [tables.text_table(one, width), f"Gap: {lost}."]
     else:
         parts += [tables.text_table(scores, width), f"Probe sets: {lost}.", tables.text_table(gaps, width)]
-    parts.append(intervals_note(found, request))
+    parts.append("\n".join([intervals_note(found, request), *(f"Warning: {mark}." for mark in found.marks)]))
     return "\n\n".join(parts)
 
 
