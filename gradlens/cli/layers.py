@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradlens.cli.options import json_option, model_option, print_json, runtime_options, weights_option, zoo_option
+from gradlens.cli.options import (
+    json_option,
+    model_option,
+    print_json,
+    print_table,
+    runtime_options,
+    weights_option,
+    zoo_option,
+)
 from gradlens.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gradlens.records import HookPoint
 
 
 @click.command(
@@ -75,18 +87,16 @@ def command(
         click.echo(
             ("\n" if i else "") + click.style(model.name, bold=True) + f"  {model.builder}, input {height}×{width}"
         )
-        _print_table(points)
+        _print_points(points)
         if depths.note:
             click.echo(f"note: {depths.note}")
 
 
-def _row(point: Any) -> dict[str, Any]:
+def _row(point: HookPoint) -> dict[str, Any]:
+    from gradlens.workflows.see import layer_fields
+
     return {
-        "name": point.name,
-        "path": point.path,
-        "stride": list(point.stride),
-        "shape": list(point.shape),
-        "layout": point.layout,
+        **layer_fields(point),
         "prefix_tokens": point.prefix,
         "position": point.position,
         "verified": point.verified,
@@ -94,9 +104,8 @@ def _row(point: Any) -> dict[str, Any]:
     }
 
 
-def _print_table(points: Any) -> None:
-    head = ("name", "stride", "channels", "grid", "layout", "work", "check", "picked by")
-    rows = [head]
+def _print_points(points: Sequence[HookPoint]) -> None:
+    rows = [("name", "stride", "channels", "grid", "layout", "work", "check", "picked by")]
     for p in points:
         down, across = p.stride
         check = {True: "passed", False: "refused", None: "inconclusive"}[p.verified]
@@ -106,9 +115,4 @@ def _print_table(points: Any) -> None:
         rows.append(
             (p.name, stride, str(p.shape[0]), f"{p.shape[1]}×{p.shape[2]}", layout, f"{p.position:.0%}", check, picked)
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for k, row in enumerate(rows):
-        right = (1, 2, 5)  # numbers
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        line = "  ".join(cells).rstrip()
-        click.echo(click.style(line, dim=True) if k == 0 else line)
+    print_table(rows, right=(1, 2, 5))

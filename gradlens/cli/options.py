@@ -1,4 +1,4 @@
-"""Options that commands share: written once, the same everywhere."""
+"""What commands share: options, the run's folder, and the two ways to print: a JSON document, a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,15 @@ def run_folder(verb: str, out: Path | None) -> Path:
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout; not-a-number becomes null, as JSON has no such number."""
     click.echo(json.dumps(_plain({"schema": 1, **document}), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Columns of text on stdout, the first row as their dimmed heads; those in ``right`` end at the same place."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for k, row in enumerate(rows):
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        line = "  ".join(cells).rstrip()
+        click.echo(click.style(line, dim=True) if k == 0 else line)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gradlens.cli.options import config_option, json_option, print_json, strict_option
+from gradlens.cli.options import config_option, json_option, print_json, print_table, strict_option
 from gradlens.runtime import Runtime
 
 
@@ -68,10 +68,7 @@ def list_command(as_json: bool, quiet: bool) -> None:
         for e in entries
         if e.problem is None
     ]
-    widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        cells = (c.rjust(w) if i in (3, 4) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        click.echo("  ".join(cells).rstrip())
+    print_table((head, *rows), right=(3, 4))
     for e in entries:
         if e.problem is not None:
             click.echo(f"{e.name}: {e.problem}")

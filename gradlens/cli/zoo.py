@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from gradlens.cli.options import (
     config_option,
     json_option,
     print_json,
+    print_table,
     runtime_options,
     strict_option,
     zoo_option,
@@ -23,8 +24,20 @@ from gradlens.runtime import Runtime
 if TYPE_CHECKING:
     from gradlens.workflows.zoo import Entry
 
-debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _light_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The shared options that matter where cards are read and no model runs (torch need not be imported)."""
+    for option in (
+        config_option,
+        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+        click.option("--quiet", is_flag=True, expose_value=False, help="No remarks (there are none here)."),
+        json_option,
+        zoo_option,
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(
@@ -51,10 +64,7 @@ Examples:
   gradlens zoo list --zoo my-models --json
 """,
 )
-@zoo_option
-@json_option
-@config_option
-@debug_option
+@_light_options
 def list_command(zoo: Path | None, as_json: bool) -> None:
     """List the models of the zoo: architecture, parameters, input, test accuracy with its interval, size."""
     from gradlens.workflows.zoo import entries
@@ -84,7 +94,7 @@ def list_command(zoo: Path | None, as_json: bool) -> None:
                 f"{e.card.size / 1e6:.1f}",
             )
         )
-    _print_table(rows, right=(2, 3, 4, 5, 7))
+    print_table(rows, right=(2, 3, 4, 5, 7))
     for e in found:
         if e.problem is not None:
             click.echo(f"{e.name}: {e.problem}")
@@ -108,14 +118,6 @@ def _document(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for k, row in enumerate(rows):
-        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        line = "  ".join(cells).rstrip()
-        click.echo(click.style(line, dim=True) if k == 0 else line)
-
-
 @command.command(
     "show",
     epilog="""\b
@@ -126,10 +128,7 @@ Examples:
 """,
 )
 @click.argument("name")
-@zoo_option
-@json_option
-@config_option
-@debug_option
+@_light_options
 def show_command(name: str, zoo: Path | None, as_json: bool) -> None:
     """Show the card of a model: what built it, how it was trained, what it scores where."""
     from gradlens.workflows.zoo import show
@@ -168,7 +167,7 @@ def show_command(name: str, zoo: Path | None, as_json: bool) -> None:
             name_ = s.dataset + (" (test)" if s.dataset == card.test else "")
             rows.append((name_, s.metric, f"{s.value:.2%}", f"{s.low:.2%} – {s.high:.2%}", str(s.n), s.interval))
         click.echo()
-        _print_table(rows, right=(2, 3, 4))
+        print_table(rows, right=(2, 3, 4))
 
 
 def _sides(input_size: tuple[int, int, int]) -> str:

@@ -379,7 +379,6 @@ def _same_depth(before: _Output, after: _Output, cuts: Cuts) -> bool:
 
 def _block_paths(tensors: list[list[_Output]], outputs: list[_Output]) -> tuple[set[str], set[str]]:
     """Paths of the modules that are one depth each: blocks with a skip, and plain modules whose class repeats."""
-    rank = {o.path: i for i, group in enumerate(tensors) for o in group}
     containers = [o for group in tensors for o in group if o.is_own_container]
 
     def has_inner_cut(o: _Output) -> bool:

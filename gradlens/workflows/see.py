@@ -86,7 +86,13 @@ class CamRun:
         """The JSON document of INTERFACE: models with their layers, images, figures, maps."""
         return {
             "models": [
-                {"name": s.model.name, "layers": [_layer(p, s.stacks, i) for i, p in enumerate(s.points)]}
+                {
+                    "name": s.model.name,
+                    "layers": [
+                        {**layer_fields(p), "status": [stack.statuses[i] for stack in s.stacks]}
+                        for i, p in enumerate(s.points)
+                    ],
+                }
                 for s in self.seen
             ],
             "images": [
@@ -108,14 +114,14 @@ class CamRun:
         }
 
 
-def _layer(point: HookPoint, stacks: Sequence[CamStack], i: int) -> dict[str, Any]:
+def layer_fields(point: HookPoint) -> dict[str, Any]:
+    """What JSON says of a depth, the same for ``cam`` and ``layers``."""
     return {
         "name": point.name,
         "path": point.path,
         "stride": list(point.stride),
         "shape": list(point.shape),
         "layout": point.layout,
-        "status": [s.statuses[i] for s in stacks],
     }
 
 
