@@ -135,7 +135,7 @@ def draw_on(
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     if named:
         _name_beside(ax, points, colors, named)
