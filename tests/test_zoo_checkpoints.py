@@ -142,7 +142,7 @@ def test_a_folder_that_timm_wrote_is_read(tmp_path: Path) -> None:
     cfg = {**model.pretrained_cfg, "label_names": ["a", "b", "c"], "input_size": (3, 64, 64), "crop_pct": 0.9}
     save_for_hf(model, tmp_path / "hub", model_config={"pretrained_cfg": cfg, "model_args": ARGUMENTS})
     loaded = checkpoints.load(str(tmp_path / "hub"))
-    assert loaded.preprocess == Preprocess((3, 64, 64), "bilinear", 0.9)
+    assert loaded.preprocess == Preprocess((3, 64, 64), "bicubic", 0.9)  # as timm's config of resnet18 says
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded.module(images), model(images))

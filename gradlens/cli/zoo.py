@@ -28,7 +28,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def _light_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The shared options that matter where cards are read and no model runs (torch need not be imported)."""
+    """The shared options that matter where cards are read and no model runs."""
     for option in (
         config_option,
         click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
