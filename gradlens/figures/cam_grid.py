@@ -173,7 +173,7 @@ def _page(
     header_each = plan.header if plan.lines > 1 else 0.0
     body = len(rows) * plan.lines * (plan.line_height + header_each) + (plan.header if plan.lines == 1 else 0.0)
     width = _NAMES + (plan.across + 1) * (plan.cell + _GAP) + 0.05
-    width = max(width, 4.4)  # the title and the legend need their room
+    width = max(width, 6.0)  # the title and the legend need their room
     height = 0.30 + body + 0.42
     figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # a documented value
     ax = figure.add_axes((0, 0, 1, 1))
@@ -292,5 +292,6 @@ def _legend(ax: Axes, scale: Scale, width: float, height: float) -> None:
     ax.imshow(ramp, extent=(_NAMES + 0.1, _NAMES + 0.95, y + 0.05, y - 0.05), aspect="auto", zorder=2)
     ax.text(_NAMES + 0.06, y, "0", ha="right", va="center", fontsize=6)
     ax.text(_NAMES + 0.99, y, "max", ha="left", va="center", fontsize=6)
-    ax.text(_NAMES + 1.28, y, f"ReLU(map); scale {scale}: {_SHOWN[scale]}", va="center", fontsize=6, color="#444444")
+    shown = _SHOWN[scale] if width > 6.7 else _SHOWN[scale].partition(":")[0]  # what it means, where that fits
+    ax.text(_NAMES + 1.28, y, f"ReLU(map); scale {scale}: {shown}", va="center", fontsize=6, color="#444444")
     ax.set(xlim=(0, width), ylim=(height, 0))  # imshow moves the limits

@@ -451,6 +451,11 @@ def _image_page(seen: Sequence[Seen], picture: Picture, i: int) -> Grid:
 
 def _draw(folder: Path, request: CamRequest, name: str, grid: Grid, provenance: dict[str, Any]) -> list[Path]:
     rows, columns, title = grid
+    provenance = provenance | {
+        "caption": title,
+        "alt": f"Class activation maps: {title}. Rows: {', '.join(dict.fromkeys(row.name for row in rows))}. "
+        f"Columns: the image, {', '.join(column.name for column in columns)}.",
+    }
     pages = cam_grid(rows, columns, title=title, scale=request.scale)
     stems = [name] if len(pages) == 1 else [f"{name}-{i}" for i in range(1, len(pages) + 1)]
     written = []
