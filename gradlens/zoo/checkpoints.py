@@ -1,8 +1,9 @@
 """Checkpoint folders: names to folders, folders to models and back.
 
 A folder holds ``config.json`` (timm's hub layout, and the card under ``gradlens``), ``model.safetensors`` and a
-generated ``README.md``. Weights are written in half precision and loaded as fp32; buffers (batch norm's running
-statistics, whose range is the data's) keep the precision they had.
+generated ``README.md``. Weights that were trained here are written in half precision, imported ones as they came;
+all are loaded as fp32. Buffers (batch norm's running statistics, whose range is the data's) keep the precision they
+had.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _must_be_builder(name: str, known: Mapping[str, Path]) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def save(folder: Path, module: nn.Module, card: Card, *, name: str = "") -> Card:
+def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: bool = True) -> Card:
     """Write a checkpoint folder; each file appears whole or not at all, ``config.json`` last.
 
     Args:
@@ -132,6 +133,7 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "") -> Card
         module: the network that ``card.builder`` builds, with its weights.
         card: its ``parameters, flops, size, sha256, versions`` are filled in here.
         name: on the model card; ``collection/model`` of the folder where none is given.
+        half: write weights in half precision; ``False`` keeps every bit.
 
     Returns:
         The complete card, as written.
@@ -141,7 +143,7 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "") -> Card
     """
     split_builder(card.builder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = _as_stored(module)
+    tensors = _as_stored(module, half)
     was_training = module.training
     try:
         _check_outputs(module.eval(), card, str(folder))
@@ -219,15 +221,15 @@ def full_name(folder: Path) -> str:
     return model if collection == "checkpoints" else f"{collection}/{model}"
 
 
-def _as_stored(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict in half precision: parameters only, and only those that half precision can hold."""
+def _as_stored(module: nn.Module, in_half: bool) -> dict[str, torch.Tensor]:
+    """The state dict, with ``in_half`` in half precision: parameters only, and only those that it can hold."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     stored = {}
     for name, tensor in module.state_dict().items():
         tensor = tensor.detach().cpu().contiguous().clone()  # channels-last and tied weights are refused otherwise
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{name} holds values that are not finite; nothing was written")
-        if name in parameters and tensor.is_floating_point():
+        if in_half and name in parameters and tensor.is_floating_point():
             half = tensor.half()
             tensor = half if half.isfinite().all() else tensor.float()
         stored[name] = tensor

@@ -82,7 +82,9 @@ def import_checkpoint(
         raise CheckpointError(f"{folder} is a checkpoint already; choose another name, or say --force to replace it")
     kind, _ = split_builder(arch)
     given = {**_size_argument(arch, preprocess), **(arguments or {})}
-    module = module_with(arch, given, read_state_dict(weights), len(classes), weights)
+    state = read_state_dict(weights)
+    module = module_with(arch, given, state, len(classes), weights)
+    half = all(t.dtype == torch.float16 for t in state.values() if t.is_floating_point())  # rounding would move scores
     builder = arch
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=folder.parent) as made:
@@ -100,7 +102,7 @@ def import_checkpoint(
             source=weights.name,
             licence=licence,
         )
-        card = save(staged, module.eval(), card, name=name or full_name(folder))
+        card = save(staged, module.eval(), card, name=name or full_name(folder), half=half)
         load_folder(staged, folder.name)  # what was written is what will be read
         if folder.exists():
             shutil.rmtree(folder)
