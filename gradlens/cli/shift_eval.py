@@ -39,9 +39,9 @@ FRACTION = click.FloatRange(0, 1)
 Examples:
   gradlens shift-eval
   gradlens shift-eval --model densenet --model vit --probe vehicles-night
-  gradlens shift-eval --model 'cifar10/*' --in-dist test.parquet --probe photos/
-  gradlens shift-eval --predictions published.parquet --in-dist cifar10 --probe all
-  gradlens shift-eval --model densenet --max-drop 0.1    (exit code 4 when missed)
+  gradlens shift-eval --model resnet --in-dist probe_sets/vehicles-test --probe probe_sets/vehicles-crop
+  gradlens shift-eval --model vit --probe vehicles-crop --out runs/vit --max-drop 0.9
+  gradlens shift-eval --predictions runs/vit/predictions/vehicles--vit--vehicles-crop.parquet
   gradlens shift-eval --plan
 """,
 )

@@ -198,13 +198,20 @@ def _markdown(text: str) -> str:
 
 
 def latex_table(columns: Sequence[Column], caption: str, label: str) -> str:
-    """The columns as a LaTeX ``table*`` (package booktabs): intervals in smaller type behind their values."""
+    """The columns as a LaTeX ``table*`` (package booktabs): intervals in smaller type behind their values.
+
+    With more than five columns of numbers the intervals stand below the values, so that the table fits a page.
+    """
+    stacked = len(columns) > 6
     lines = max(len(c.heading) for c in columns)
     heads = [
         " & ".join(_latex((*c.heading, *[""] * (lines - len(c.heading)))[i]) for c in columns) + r" \\"
         for i in range(lines)
     ]
-    rows = [" & ".join(_latex_cell(t) for t in row) + r" \\" for row in zip(*(c.cells for c in columns), strict=True)]
+    rows = [
+        " & ".join(_latex_cell(t, stacked) for t in row) + r" \\"
+        for row in zip(*(c.cells for c in columns), strict=True)
+    ]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -241,6 +248,9 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def _latex_cell(text: str) -> str:
+def _latex_cell(text: str, stacked: bool) -> str:
     value, bracket, interval = text.partition(" [")
-    return _latex(value) + (f" {{\\scriptsize[{_latex(interval[:-1])}]}}" if bracket and interval[-1:] == "]" else "")
+    if not bracket or not interval.endswith("]"):
+        return _latex(text)
+    ends = f"{{\\scriptsize[{_latex(interval[:-1])}]}}"
+    return f"\\shortstack[r]{{{_latex(value)}\\\\{ends}}}" if stacked else f"{_latex(value)} {ends}"

@@ -37,7 +37,7 @@ def write_tables(run: RunFolder, evidence: Evidence, found: Findings, request: R
     for name, (header, rows) in csv.items():
         tables.write_csv(run.file(name), header, rows)
     remarks = [*found.marks, *found.notes]
-    scores, gaps = score_table(evidence, found, request), gap_table(evidence, found)
+    scores, gaps = score_table(evidence, found, request), gap_table(evidence, found, short=True)
     about_scores = f"Scores on {evidence.in_dist.name} in percent. {intervals_note(found, request, gaps=False)}"
     about_gaps = (
         f"Accuracy in distribution ({evidence.in_dist.name}) minus accuracy on each probe set, in percentage points, "
@@ -71,10 +71,13 @@ def score_table(evidence: Evidence, found: Findings, request: Request) -> list[C
     return _short_names(columns)
 
 
-def gap_table(evidence: Evidence, found: Findings) -> list[Column]:
-    """Accuracy and its gap to each probe set."""
-    models = ranked(evidence, found)
-    columns = tables.gap_columns(models, found.gaps, [p.name for p in evidence.probes], "accuracy", "shared")
+def gap_table(evidence: Evidence, found: Findings, *, short: bool = False) -> list[Column]:
+    """The accuracy gap to each probe set; ``short`` names them without what all names begin with, as figures do."""
+    models, probes = ranked(evidence, found), [p.name for p in evidence.probes]
+    columns = tables.gap_columns(models, found.gaps, probes, "accuracy", "shared")
+    if short and columns:
+        names = style.probe_names(probes, evidence.in_dist.name)
+        columns = [replace(c, heading=(names[c.heading[0]], *c.heading[1:])) for c in columns]
     return _short_names([Column(("model",), tuple(models), right=False), *columns])
 
 
