@@ -13,6 +13,7 @@ from gradlens.workflows.see import CamRequest, CamRun, cam
 COLLECTION = "vehicles"
 # one network with skips, one with windows, one with a class token: their depths differ most
 LAYER_WISE = ("densenet", "swin", "vit")
+SCENES = 4  # of different classes, each in distribution and shifted
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ def demo(folder: Path, runtime: Runtime, *, command: str = "gradlens demo") -> D
     grids = []
     for model in LAYER_WISE:
         runtime.say(f"maps of {model} at every depth")
-        request = CamRequest(models=[f"{COLLECTION}/{model}"], layers=["all"])
+        request = CamRequest(models=[f"{COLLECTION}/{model}"], layers=["all"], n=SCENES)
         grids.append(cam(request, runtime, folder / "cam" / model))
     runtime.say("maps of every model at its last depth")
-    together = cam(CamRequest(models=[f"{COLLECTION}/*"]), runtime, folder / "cam" / "models")
+    together = cam(CamRequest(models=[f"{COLLECTION}/*"], n=SCENES), runtime, folder / "cam" / "models")
     runtime.say("scores of every model on the test set and on every probe set")
     out = folder / "shift-eval"
     measured = shift_eval(Request(out=out, models=(f"{COLLECTION}/*",), command=command), runtime)
