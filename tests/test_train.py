@@ -373,16 +373,18 @@ def test_weight_decay_spares_biases_norms_and_positions() -> None:
 
 def test_only_a_head_drawn_for_many_classes_is_drawn_anew() -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(1280, 1280), nn.Linear(1280, 8))
-    before = [layer.weight.clone() for layer in module]
+    body, head = nn.Linear(1280, 1280), nn.Linear(1280, 8)
+    module = nn.Sequential(body, head)
+    before = body.weight.clone(), head.weight.clone()
     loop.calm(module, 8)
-    assert all(torch.equal(b, layer.weight) for b, layer in zip(before, module, strict=True))
-    nn.init.uniform_(module[1].weight, -(8**-0.5), 8**-0.5)  # EfficientNet's, for eight classes
+    assert torch.equal(before[0], body.weight)
+    assert torch.equal(before[1], head.weight)
+    nn.init.uniform_(head.weight, -(8**-0.5), 8**-0.5)  # EfficientNet's, for eight classes
     features = torch.rand(64, 1280)
-    assert module[1](features).std() > 3
+    assert head(features).std() > 3
     loop.calm(module, 8)
-    assert module[1](features).std() < 1
-    assert torch.equal(before[0], module[0].weight)
+    assert head(features).std() < 1
+    assert torch.equal(before[0], body.weight)
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:

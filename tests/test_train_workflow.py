@@ -133,7 +133,10 @@ def test_scoring_again_adds_sets_and_keeps_the_weights(trained: Path, place: Pat
     assert after.score("extra") is not None
     assert after.score("dim") == before.score("dim")
     assert after.sha256 == before.sha256
-    assert after.training == before.training
+    assert after.training is not None
+    assert before.training is not None
+    assert after.training.settings["data"]["probes"] == [str(extra)]
+    assert after.training.history == before.training.history
 
 
 def test_a_split_is_stratified_disjoint_and_does_not_hang_on_the_order(place: Path) -> None:
