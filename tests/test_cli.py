@@ -89,6 +89,18 @@ def test_help_goes_to_stdout_and_names_every_command() -> None:
         assert f"\n  {name} " in done.stdout
 
 
+def test_shell_completion_knows_commands_and_options() -> None:
+    def completed(*words: str) -> set[str]:
+        done = gradlens(
+            _GRADLENS_COMPLETE="bash_complete", COMP_WORDS=" ".join(("gradlens", *words)), COMP_CWORD=str(len(words))
+        )
+        return {line.split(",")[-1] for line in done.stdout.split()}
+
+    assert completed("do") == {"doctor"}
+    assert "--json" in completed("doctor", "--j")
+    assert "gradlens_completion" in gradlens(_GRADLENS_COMPLETE="bash_source").stdout
+
+
 # -- exit code 2: wrong usage -----------------------------------------------------------------------------------------
 
 
