@@ -18,6 +18,8 @@ settings.load_profile("gradlens")
 # before any library reads them
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# the networks here are tiny: a second thread gains nothing, and waits in every layer where another process has its core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [
     n for n in os.environ if n.startswith("GRADLENS_") and n not in ("GRADLENS_SHARED_DATA", "GRADLENS_TEST_CACHE")
 ]:
