@@ -23,6 +23,7 @@ from gradlens.records import Preprocess
 from gradlens.runtime import Runtime
 from gradlens.shift import predict as predict_module
 from gradlens.workflows.measure import Request, leave, shift_eval
+from gradlens.workflows.measure.computed import image_sets
 from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
@@ -514,6 +515,18 @@ def test_a_training_set_as_in_distribution_side_is_marked(here: Path, tmp_path: 
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["marks"]
     assert "too good" in (tmp_path / "run" / "tables" / "gaps.md").read_text()
+
+
+def test_folders_without_a_manifest_have_the_role_they_are_used_in(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "web", tmp_path / "probe_sets" / "plain")
+    shutil.copytree(place / "web", tmp_path / "folder")
+    monkeypatch.chdir(tmp_path)
+    for in_dist, probe in (("plain", "folder"), ("folder", "plain")):
+        request = Request(out=tmp_path, in_dist=in_dist, probes=(probe,))
+        first, others = image_sets(request, ["trees/one"], Runtime(quiet=True))
+        assert [first.role, *(o.role for o in others)] == ["test", "probe"]
 
 
 # ------------------------------------------------------------------------------------------- faults

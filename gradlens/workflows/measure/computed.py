@@ -105,6 +105,8 @@ def image_sets(request: Request, names: Sequence[str], runtime: Runtime) -> tupl
     """The in-distribution set and the probe sets, as asked for or as the models' collection has them."""
     source = request.in_dist or _test_set_of(names)
     in_dist = _opened(source, runtime)
+    if in_dist.role == "probe" and in_dist.shift is None:  # a folder without a manifest is what it is used as
+        in_dist = replace(in_dist, role="test")
     specs = [p for p in request.probes if p != "all"]
     opened = [_opened(spec, runtime) for spec in specs]
     if not request.probes or "all" in request.probes:
