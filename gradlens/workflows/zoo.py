@@ -1,4 +1,4 @@
-"""The zoo as a person handles it: which models are there, are their cards true, take in one of mine, what do they cost."""
+"""The zoo as a person handles it: which models are there, are their cards true, take in mine, what do they cost."""
 
 from __future__ import annotations
 
