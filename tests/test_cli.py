@@ -219,16 +219,20 @@ def test_debug_is_taken_by_every_command_at_any_place() -> None:
 def test_control_c_leaves_with_130_and_one_line() -> None:
     """A real SIGINT to a real process, while it waits inside a command."""
     code = (
-        "import click, time\nfrom gradlens.cli import main as m\n"
+        "import click, signal, time\nfrom gradlens.cli import main as m\n"
+        # a shell starts background jobs, and what they start, with the signal ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "@click.command()\ndef command():\n    print('waiting', flush=True)\n    time.sleep(60)\n"
         "m.LazyGroup.get_command = lambda *_: command\nm.main(['doctor'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said.strip() == "gradlens: interrupted; finished parts are kept"
 
