@@ -156,6 +156,18 @@ def test_every_sentence_and_pick_follows_the_predictions(tmp_path: Path) -> None
     )
 
 
+def test_equally_good_models_are_all_named(tmp_path: Path) -> None:
+    said = write_run(tmp_path, {name: {"vehicles-test": 0.9} for name in ("a", "b", "c")}, resamples=2)
+    rows = (tmp_path / "summary.csv").read_text().splitlines()
+    first = [row for row in rows if row.startswith("a,")]
+    same = [rows[0], *first, *(row.replace("a,", f"{name},", 1) for name in "bc" for row in first)]
+    (tmp_path / "summary.csv").write_text("\n".join(same) + "\n")
+    value = percent(float((said["a", "vehicles-test"].predicted == said["a", "vehicles-test"].labels).mean()))
+    assert plain(answers.sentences(read(tmp_path))[0]).startswith(
+        f"a, b and c are the most accurate on vehicles-test: {value} %"
+    )
+
+
 def test_picks_keep_their_rules(measured: tuple[Path, dict[tuple[str, str], Predictions]]) -> None:
     folder, said = measured
     accuracy = {key: float((p.predicted == p.labels).mean()) for key, p in said.items()}

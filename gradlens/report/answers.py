@@ -103,7 +103,8 @@ def _score(e: Estimate) -> str:
 
 
 def _names(names: Sequence[str]) -> Markup:
-    return Markup(" and ").join(Markup("<b>{}</b>").format(name) for name in names)
+    *others, last = (Markup("<b>{}</b>").format(name) for name in names)
+    return Markup(", ").join(others) + (Markup(" and ") if others else Markup("")) + last
 
 
 def _best(run: Run, shown: Mapping[str, str]) -> Markup:
@@ -128,7 +129,9 @@ def _best(run: Run, shown: Mapping[str, str]) -> Markup:
     ]
     if rivals:
         who = shown[rivals[0]] if len(rivals) == 1 else f"{len(rivals)} others"
-        text += Markup("; {} cannot be told from it (McNemar’s test, Holm-corrected p ≥ {:g})").format(who, ALPHA)
+        text += Markup("; {} cannot be told from {} (McNemar’s test, Holm-corrected p ≥ {:g})").format(
+            who, "it" if len(best) == 1 else shown[best[0]], ALPHA
+        )
     return text + "."
 
 
