@@ -24,7 +24,7 @@ from gradlens.zoo.architectures import ARCHITECTURES
 from gradlens.zoo.build import build
 from gradlens.zoo.outputs import logits_of
 
-ZOO = [n for n in checkpoints.names() if n.startswith("vehicles/")]
+ZOO = list(checkpoints.names())
 
 
 def images(n: int = 2, size: int = 32) -> torch.Tensor:
