@@ -188,6 +188,18 @@ class TestFigure:
         assert len(pages) > 1
         assert all(p.get_size_inches()[0] <= 6.91 and p.get_size_inches()[1] <= 10.2 for p in pages)
 
+    def test_every_page_scales_its_own_rows(self) -> None:
+        raw = np.arange(4.0).reshape(2, 2)
+        rows = [self.row(raw * 2.0**i, image=str(i)) for i in range(30)]
+        pages = cam_grid(rows, [Column("one")], title="t")
+        assert len(pages) > 1
+        expected = overlay(self.view, raw, 3.0)
+        # of each row the picture and its map, then the legend's ramp
+        drawn = [np.asarray(im.get_array()) for page in pages for im in page.axes[0].images[1:-1:2]]
+        assert len(drawn) == len(rows)
+        for map_drawn in drawn:
+            np.testing.assert_array_equal(map_drawn, expected)
+
     def test_a_blank_cell_says_why_and_the_scale_is_printed(self) -> None:
         cells = [Cell(np.zeros((2, 2)), "zero gradient"), Cell(-np.ones((2, 2)), "all negative")]
         (page,) = cam_grid([Row(self.view, "n", "s", cells, "a")], [Column("one"), Column("two")], title="t")

@@ -105,10 +105,17 @@ def cam_grid(rows: Sequence[Row], columns: Sequence[Column], *, title: str, scal
     with paper():
         plan = _plan(rows, columns)
         tops = _maxima(rows, scale)
-        pages = [rows[i : i + plan.rows_per_page] for i in range(0, len(rows), plan.rows_per_page)]
+        parts = [slice(i, i + plan.rows_per_page) for i in range(0, len(rows), plan.rows_per_page)]
         return [
-            _page(page, columns, plan, tops, title + (f" ({i} of {len(pages)})" if len(pages) > 1 else ""), scale)
-            for i, page in enumerate(pages, start=1)
+            _page(
+                rows[part],
+                columns,
+                plan,
+                tops[part],
+                title + (f" ({i} of {len(parts)})" if len(parts) > 1 else ""),
+                scale,
+            )
+            for i, part in enumerate(parts, start=1)
         ]
 
 
@@ -184,7 +191,7 @@ def _page(
     if plan.lines == 1:
         _header(ax, columns, plan, y, first=True)
         y += plan.header
-    for row, row_tops in zip(rows, tops, strict=False):
+    for row, row_tops in zip(rows, tops, strict=True):
         y = _draw_row(ax, row, columns, row_tops, plan, y, header_each)
     _legend(ax, scale, width, height)
     return figure
