@@ -113,6 +113,12 @@ class HookPoint:
         """Its path, with ``#call`` where the module runs more than once."""
         return self.path if self.call == 1 else f"{self.path}#{self.call}"
 
+    @property
+    def stride_text(self) -> str:
+        """The stride as people read it: one number where both directions agree."""
+        down, across = self.stride
+        return f"{down:g}" if down == across else f"{down:.3g}×{across:.3g}"
+
 
 @dataclass(frozen=True)
 class CamStack:

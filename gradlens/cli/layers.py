@@ -107,12 +107,19 @@ def _row(point: HookPoint) -> dict[str, Any]:
 def _print_points(points: Sequence[HookPoint]) -> None:
     rows = [("name", "stride", "channels", "grid", "layout", "work", "check", "picked by")]
     for p in points:
-        down, across = p.stride
         check = {True: "passed", False: "refused", None: "inconclusive"}[p.verified]
         layout = p.layout + (f" +{p.prefix}" if p.prefix else "")
-        stride = f"{down:g}" if down == across else f"{down:.3g}×{across:.3g}"
         picked = " ".join(p.selectors)
         rows.append(
-            (p.name, stride, str(p.shape[0]), f"{p.shape[1]}×{p.shape[2]}", layout, f"{p.position:.0%}", check, picked)
+            (
+                p.name,
+                p.stride_text,
+                str(p.shape[0]),
+                f"{p.shape[1]}×{p.shape[2]}",
+                layout,
+                f"{p.position:.0%}",
+                check,
+                picked,
+            )
         )
     print_table(rows, right=(1, 2, 5))

@@ -2,8 +2,8 @@
 
 A depth is a module output that every path from the pixels to the logits crosses (a cut of the autograd graph) and
 that is spatial: a feature map or a token grid. One forward pass with the image requiring grad notes every module's
-output; one sweep of the graph tells which are cuts (:mod:`gradlens.depths.graph`); one more forward pass of six
-images settles and checks each one's layout (:mod:`gradlens.depths.layout`).
+output; one sweep of the graph tells which are cuts (:mod:`gradlens.depths.graph`); one to three more passes of six
+images settle and check each one's layout (:mod:`gradlens.depths.layout`).
 
 What the cuts are thinned to, in forward order:
 
@@ -136,7 +136,7 @@ class Depths:
 def find_depths(model: nn.Module, image: torch.Tensor) -> Depths:
     """Find the depths of a classifier.
 
-    Costs one forward and one backward pass of one image, and one forward pass of six.
+    Costs one forward and one backward pass of one image, and one to three forward passes of six.
 
     Args:
         model: a classifier; left exactly as it was.
@@ -410,8 +410,8 @@ def _outermost(paths: set[str]) -> set[str]:
 
 
 def _place(path: str) -> str:
-    """A path with its numbers blanked: the same for every repetition of one structure; never a number alone."""
-    return re.sub(r"\d+", "#", path) if re.search(r"\d", path) else path
+    """A path with its numbers blanked: the same for every repetition of one structure."""
+    return re.sub(r"\d+", "#", path)
 
 
 def _representative(run: list[list[_Output]], blocks: set[str]) -> list[_Output] | None:

@@ -387,14 +387,9 @@ def _depth_grid(seen: Seen, pictures: Sequence[Picture]) -> Grid:
                 caption=_caption(seen.predictions[i], picture.label),
             )
         )
-    columns = [Column(p.name, f"stride {_stride(p)}") for p in seen.points]
+    columns = [Column(p.name, f"stride {p.stride_text}") for p in seen.points]
     methods = ", ".join(dict.fromkeys(s.method for s in seen.stacks))
     return rows, columns, f"{seen.model.name} · {methods}"
-
-
-def _stride(point: HookPoint) -> str:
-    down, across = point.stride
-    return f"{down:g}" if down == across else f"{down:.3g}×{across:.3g}"
 
 
 def _model_grid(seen: Sequence[Seen], pictures: Sequence[Picture]) -> Grid:
