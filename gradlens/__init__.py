@@ -12,8 +12,13 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 
 def __getattr__(name: str) -> object:
-    if name == "explain":  # imports torch, so only when somebody asks for it
+    # these import torch, so only when somebody asks for them
+    if name == "explain":
         from gradlens.cam.engine import explain
 
         return explain
+    if name == "Contrast":
+        from gradlens.cam.targets import Contrast
+
+        return Contrast
     raise AttributeError(f"module 'gradlens' has no attribute {name!r}")

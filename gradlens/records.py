@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "select", "test", "probe", "unlabelled"]
 Layout = Literal["NCHW", "NHWC", "NLC"]
-MapStatus = Literal["ok", "zero gradient", "all negative", "constant", "non-finite"]
+MapStatus = Literal["ok", "zero gradient", "all negative", "constant", "non-finite", "undefined"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class HookPoint:
     """A depth: a module's output that every path from the pixels to the logits crosses.
 
     Attributes:
-        path: the module's path as PyTorch names it (``"layer2.1"``).
+        path: the module's path as PyTorch names it (``"layer2.1"``); empty for the pixels themselves.
         call: which call of that module within one forward pass, from 1.
         shape: (channels, rows, columns) of the feature grid.
         stride: input pixels per cell, (rows, columns); not always whole numbers.
@@ -110,7 +110,9 @@ class HookPoint:
 
     @property
     def name(self) -> str:
-        """Its path, with ``#call`` where the module runs more than once."""
+        """Its path, with ``#call`` where the module runs more than once; ``input`` for the pixels themselves."""
+        if not self.path:
+            return "input"
         return self.path if self.call == 1 else f"{self.path}#{self.call}"
 
     @property
@@ -134,7 +136,8 @@ class CamStack:
         logit: the target's logit; probability: its softmax probability.
         depths: one per map.
         maps: float32 arrays (rows, columns), signed.
-        statuses: one per map.
+        statuses: one per map; anything but ``ok`` is said instead of drawn as an empty picture.
+        against: (class index, class name) that the target is contrasted with, or ``None``.
     """
 
     model: str
@@ -146,6 +149,7 @@ class CamStack:
     depths: tuple[HookPoint, ...]
     maps: tuple[np.ndarray, ...]
     statuses: tuple[MapStatus, ...]
+    against: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.depths) == len(self.maps) == len(self.statuses):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch import nn
 from torchvision.models import DenseNet
 
 import gradlens
-from gradlens.cam.engine import explain
+from gradlens.cam.engine import explain, explain_all
 from gradlens.cam.methods import METHODS
-from gradlens.depths.capture import Captured, capture
+from gradlens.cam.targets import Contrast
+from gradlens.depths.capture import Captured, Score, capture
 from gradlens.depths.find import find_depths
 from gradlens.depths.layout import Reading
 from gradlens.errors import NotFoundError
@@ -91,7 +94,7 @@ def test_equals_captum_on_every_depth_of_the_zoo(name: str) -> None:
     loaded = checkpoints.load(name)
     model = loaded.module.eval()
     x = images(2, loaded.preprocess.size[0])
-    stacks = explain(model, x, layers="all", name=name)
+    stacks = explain(model, x, layers="all").stacks(name=name)
     target = torch.tensor([s.target[0] for s in stacks])
     for i, point in enumerate(stacks[0].depths):
         theirs = captum_map(model, point, x, target).numpy()
@@ -125,7 +128,7 @@ class TestTraps:
         points = {p.name: p for p in find_depths(model, x[:1]).select(["features.norm5", "features.denseblock4"])}
         assert points["features.norm5"].overwritten
         for name in points:
-            stacks = explain(model, x, layers=name, targets=torch.tensor([3, 3]))
+            stacks = explain(model, x, layers=name, targets=torch.tensor([3, 3])).stacks()
             truth = bare_gradcam(model, model.get_submodule(name), x, 3).numpy()
             np.testing.assert_allclose(np.stack([s.maps[0] for s in stacks]), truth, rtol=1e-4, atol=1e-7)
 
@@ -134,33 +137,70 @@ class TestTraps:
         x = images(1, 64)
         for call in (1, 2):
             name = "layer1.0.relu" + ("" if call == 1 else "#2")
-            (stack,) = explain(model, x, layers=name, targets=torch.tensor([1]))
+            (stack,) = explain(model, x, layers=name, targets=torch.tensor([1])).stacks()
             truth = bare_gradcam(model, model.layer1[0].relu, x, 1, call)[0].numpy()
             np.testing.assert_allclose(stack.maps[0], truth, rtol=1e-4, atol=1e-8)
 
     def test_many_depths_at_once_equal_one_at_a_time(self) -> None:
         model = small().eval()
         x = images()
-        together = explain(model, x, layers="all")
+        together = explain(model, x, layers="all").stacks()
         for i, point in enumerate(together[0].depths):
-            alone = explain(model, x, layers=point.name)
+            alone = explain(model, x, layers=point.name).stacks()
             np.testing.assert_allclose(alone[1].maps[0], together[1].maps[i], rtol=1e-4, atol=1e-8)
 
     def test_class_token_readout_says_zero_gradient(self) -> None:
         arch = ARCHITECTURES["vit"]
         model = seeded(arch.builder, **arch.arguments).eval()
-        (stack,) = explain(model, images(1, 96), layers="all")
+        (stack,) = explain(model, images(1, 96), layers="all").stacks()
         assert stack.statuses[-1] == "zero gradient"
         assert set(stack.statuses[:-1]) <= {"ok", "all negative"}
 
     def test_one_target_per_image(self) -> None:
         model = small().eval()
         x = images(3)
-        mixed = explain(model, x, targets=torch.tensor([1, 5, 7]))
+        mixed = explain(model, x, targets=torch.tensor([1, 5, 7])).stacks()
         for i, target in enumerate((1, 5, 7)):
-            (alone,) = explain(model, x[i : i + 1], targets=torch.tensor([target]))
+            (alone,) = explain(model, x[i : i + 1], targets=torch.tensor([target])).stacks()
             np.testing.assert_allclose(mixed[i].maps[-1], alone.maps[-1], rtol=1e-3, atol=1e-7)
             assert mixed[i].target == (target, str(target))
+
+    def test_many_targets_share_one_forward_pass(self) -> None:
+        model = small().eval()
+        x = images(2)
+        explain(model, x, layers="all")  # finds the depths
+        passes = []
+        handle = model.conv1.register_forward_hook(lambda *_: passes.append(1))
+        e = explain(model, x, layers="all", targets=torch.tensor([[0, 1, 2], [3, 4, 5]]))
+        handle.remove()
+        assert len(passes) == 1
+        for t in range(3):
+            alone = explain(model, x, layers="all", targets=e.targets[:, t])
+            for many, one in zip(e.maps, alone.maps, strict=True):
+                torch.testing.assert_close(many[:, t], one[:, 0])
+
+    def test_a_contrast_is_the_difference_of_two_logits(self) -> None:
+        model = small().eval()
+        x = images(2)
+        one, two = torch.tensor([1, 2]), torch.tensor([5, 0])
+        both = explain(model, x, targets=Contrast(one, two))
+        plus, minus = explain(model, x, targets=one), explain(model, x, targets=two)
+        for m, p, n in zip(both.maps, plus.maps, minus.maps, strict=True):
+            torch.testing.assert_close(m, p - n, rtol=1e-3, atol=1e-6)  # Grad-CAM is linear in the score
+        assert both.stacks()[0].against == (5, "5")
+
+    def test_finer_cam_contrasts_with_the_likeliest_other_class(self) -> None:
+        model = small().eval()
+        x = images(3)
+        plain, finer = explain_all(model, x, targets=torch.tensor([0, 1, 2]), methods=["gradcam", "finercam"])
+        rivals = plain.logits.clone()
+        rivals[range(3), range(3)] = -torch.inf
+        assert plain.against is None
+        assert finer.against is not None
+        assert finer.against[:, 0].tolist() == rivals.argmax(1).tolist()
+        by_hand = explain(model, x, targets=Contrast(torch.tensor([0, 1, 2]), rivals.argmax(1)))
+        for m, expected in zip(finer.maps, by_hand.maps, strict=True):
+            torch.testing.assert_close(m, expected)
 
     @pytest.mark.parametrize("targets", [torch.tensor([0]), torch.tensor([0, 8]), torch.tensor([0, -1])])
     def test_wrong_targets_are_named(self, targets: torch.Tensor) -> None:
@@ -171,14 +211,13 @@ class TestTraps:
         model = small(drop_rate=0.5).train()
         x = images()
         first, second = explain(model, x), explain(model, x)
-        np.testing.assert_array_equal(first[0].maps[0], second[0].maps[0])
+        assert torch.equal(first.maps[0], second.maps[0])
         assert model.training
         assert float(model.bn1.num_batches_tracked) == 0
 
     def test_auxiliary_outputs(self) -> None:
         model = seeded("torchvision:googlenet", aux_logits=True, init_weights=False).train()
-        (stack, _) = explain(model, images(2, 64), layers="inception4a")
-        assert stack.maps[0].shape == (4, 4)
+        assert explain(model, images(2, 64), layers="inception4a").maps[0].shape == (2, 1, 4, 4)
 
     @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
     def test_inside_no_grad_and_inference_mode(self, caller: Callable[[], object]) -> None:
@@ -189,21 +228,68 @@ class TestTraps:
         with caller():  # type: ignore[attr-defined]
             got = explain(model, images())
             assert not torch.is_grad_enabled()
-        np.testing.assert_array_equal(got[1].maps[-1], expected[1].maps[-1])
+        assert torch.equal(got.maps[-1], expected.maps[-1])
 
     @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
     def test_wrapped_modules(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         model = small().eval()
         expected = explain(model, images())
-        np.testing.assert_array_equal(explain(wrap(model), images())[0].maps[0], expected[0].maps[0])
+        assert torch.equal(explain(wrap(model), images()).maps[0], expected.maps[0])
 
     def test_non_finite_maps_are_named(self) -> None:
         model = small().eval()
         with torch.no_grad():
             model.layer4[1].bn2.weight[0] = float("nan")
         depths = find_depths(small().eval(), images(1, 64))
-        (stack,) = explain(model, images(1, 64), layers="layer4.1", depths=depths)
-        assert stack.statuses == ("non-finite",)
+        assert explain(model, images(1, 64), layers="layer4.1", depths=depths).statuses() == [[["non-finite"]]]
+
+
+class TestAsALibrary:
+    """Inside somebody else's loop."""
+
+    def test_inside_autocast(self) -> None:
+        model = checkpoints.load("vehicles/vit").module
+        x = images(2, 96)
+        plain = explain(model, x, layers="all", targets=torch.tensor([1, 2]))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = explain(model, x, layers="all", targets=torch.tensor([1, 2]))
+        for one, two in zip(plain.maps, cast.maps, strict=True):
+            assert two.dtype == torch.float32
+            assert float(torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), 0)) > 0.99
+
+    def test_a_training_step_around_it_is_what_it_was(self) -> None:
+        def step(look: bool) -> torch.Tensor:
+            model = small().train()
+            loss = model(images()).square().sum()
+            if look:
+                explain(model, images(), layers="all")
+            loss.backward()
+            assert model.conv1.weight.grad is not None
+            return model.conv1.weight.grad
+
+        assert torch.equal(step(False), step(True))
+
+    def test_depths_are_found_once_and_again_after_a_change(self) -> None:
+        model = small().eval()
+        passes = []
+        handle = model.conv1.register_forward_hook(lambda *_: passes.append(1))
+        explain(model, images())
+        found = len(passes)
+        explain(model, images())
+        assert len(passes) == found + 1
+        handle.remove()
+        model.layer4 = nn.Identity()
+        model.fc = nn.Linear(24, 8)
+        assert not any(p.path.startswith("layer4.") for p in explain(model, images(), layers="all").depths)
+
+    def test_a_model_that_was_explained_is_let_go(self) -> None:
+        model = small().eval()
+        alive = weakref.ref(model)
+        kept = explain(model, images())
+        del model
+        gc.collect()
+        assert alive() is None
+        assert kept.maps
 
 
 class TestNothingIsLeftBehind:
@@ -218,7 +304,7 @@ class TestNothingIsLeftBehind:
         model.layer2.eval()
         model.fc.weight.requires_grad_(False)
         before = self.state(model)
-        explain(model, images(), layers="all", methods=list(METHODS))
+        explain_all(model, images(), layers="all", methods=[m for m in METHODS if METHODS[m].needs != "model"])
         assert self.state(model) == before
 
     def test_after_an_exception(self) -> None:
@@ -230,12 +316,14 @@ class TestNothingIsLeftBehind:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            capture(model, images(), points, None, fail)
+            capture(model, images(), points, lambda y: [Score(y.argmax(1))], fail)
         assert self.state(model) == before
 
     def test_maps_hold_no_graph(self) -> None:
-        kept = capture(small(), images(), find_depths(small(), images(1)).points, None, lambda c: c)[0]
-        assert not any(t.requires_grad for t in (kept.logits, *kept.activations, *kept.gradients))
+        points = find_depths(small(), images(1)).points
+        (kept,) = capture(small(), images(), points, lambda y: [Score(y.argmax(1))], lambda c: c, curvature=True)
+        tensors = (kept.logits, *kept.activations, *kept.gradients, *kept.curvatures)
+        assert not any(t.requires_grad for t in tensors)
 
     def test_the_users_images_keep_their_gradient_flag(self) -> None:
         x = images().requires_grad_(True)
@@ -244,69 +332,43 @@ class TestNothingIsLeftBehind:
         assert x.grad is None
 
 
-def reference(method: str, a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """The papers' sums, one cell at a time, float64; (C, h, w) -> (h, w)."""
-    channels, rows, columns = a.shape
-    out = np.zeros((rows, columns))
-    for c in range(channels):
-        if method == "gradcam":
-            weight = sum(g[c, i, j] for i in range(rows) for j in range(columns)) / (rows * columns)
-        elif method == "xgradcam":
-            total = a[c].sum()
-            weight = 0.0 if total == 0 else sum(
-                g[c, i, j] * a[c, i, j] / total for i in range(rows) for j in range(columns)
-            )  # fmt: skip
-        elif method == "gradcam++":
-            weight = 0.0
-            for i in range(rows):
-                for j in range(columns):
-                    d = 2 * g[c, i, j] ** 2 + g[c, i, j] ** 3 * a[c].sum()
-                    weight += (g[c, i, j] ** 2 / d if d != 0 else 0.0) * max(g[c, i, j], 0.0)
-        for i in range(rows):
-            for j in range(columns):
-                if method == "hirescam":
-                    out[i, j] += g[c, i, j] * a[c, i, j]
-                elif method == "layercam":
-                    out[i, j] += max(g[c, i, j], 0.0) * a[c, i, j]
-                else:
-                    out[i, j] += weight * a[c, i, j]
-    return out
-
-
-@pytest.mark.parametrize("method", list(METHODS))
-@pytest.mark.parametrize("size", [1.0, 1e-6])
-def test_every_method_is_its_papers_formula(method: str, size: float) -> None:
-    rng = np.random.default_rng(11)
-    a = np.maximum(rng.normal(size=(2, 5, 3, 4)), 0)
-    g = rng.normal(size=(2, 5, 3, 4)) * size
-    g[:, 0] = 0
-    a[:, 1] = 0
-    ours = METHODS[method](torch.from_numpy(a).float(), torch.from_numpy(g).float()).numpy()
-    for i in range(2):
-        expected = reference(method, a[i], g[i])
-        np.testing.assert_allclose(ours[i], expected, rtol=2e-4, atol=1e-5 * np.abs(expected).max())
-
-
 class TestRecords:
-    def test_order_targets_methods_and_probabilities(self) -> None:
+    def test_stacks_are_the_tensors_image_by_image(self) -> None:
         model = small().eval()
         x = images()
         with torch.no_grad():
             probabilities = model(x).softmax(1)
-        stacks = explain(
-            model, x, targets=lambda logits: logits.topk(2).indices, methods=["gradcam", "hirescam"],
-            classes=[f"class {i}" for i in range(8)], ids=["a", "b"],
-        )  # fmt: skip
-        assert [s.image for s in stacks] == ["a"] * 4 + ["b"] * 4
-        assert [s.method for s in stacks] == ["gradcam", "hirescam"] * 4
+        e = explain(model, x, targets=lambda logits: logits.topk(2).indices)
+        stacks = e.stacks(classes=[f"class {i}" for i in range(8)], ids=["a", "b"], name="m")
+        assert [s.image for s in stacks] == ["a", "a", "b", "b"]
         assert stacks[0].target[0] == int(probabilities[0].argmax())
         assert stacks[0].target[1] == f"class {stacks[0].target[0]}"
-        assert stacks[2].probability == pytest.approx(float(probabilities[0].topk(2).values[1]), rel=1e-4)
+        assert stacks[1].probability == pytest.approx(float(probabilities[0].topk(2).values[1]), rel=1e-4)
         assert all(m.dtype == np.float32 for m in stacks[0].maps)
+        for d, maps in enumerate(e.maps):
+            np.testing.assert_array_equal(stacks[3].maps[d], maps[1, 1].numpy())
+
+    def test_heat_maps_are_the_positive_part_over_its_maximum(self) -> None:
+        e = explain(small().eval(), images(), layers="all", targets=torch.tensor([[0, 1], [2, 3]]))
+        heat = e.heatmaps()
+        assert heat.shape == (2, 2, len(e.depths), 32, 32)
+        assert float(heat.min()) >= 0
+        assert float(heat.max()) <= 1
+        cells = e.heatmaps(tuple(e.maps[-1].shape[2:]))[:, :, -1]  # at its own size nothing is interpolated
+        raw = e.maps[-1].clamp(min=0)
+        torch.testing.assert_close(cells, torch.nan_to_num(raw / raw.amax((2, 3), keepdim=True)))
+
+    def test_blank_maps_give_blank_heat(self) -> None:
+        model = small().eval()
+        with torch.no_grad():
+            model.fc.weight.zero_()
+        e = explain(model, images(), targets=torch.tensor([0, 0]))
+        assert {s for image in e.statuses() for t in image for s in t} == {"zero gradient"}
+        assert float(e.heatmaps().abs().max()) == 0
 
     def test_maps_keep_their_sign(self) -> None:
-        assert min(m.min() for s in explain(small().eval(), images(), layers="all") for m in s.maps) < 0
+        assert min(m.min() for m in explain(small().eval(), images(), layers="all").maps) < 0
 
     def test_unknown_method(self) -> None:
         with pytest.raises(NotFoundError, match="gradcam"):
-            gradlens.explain(small(), images(), methods="grad-cam")  # type: ignore[operator]
+            gradlens.explain(small(), images(), method="grad-cam")  # type: ignore[operator]

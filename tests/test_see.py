@@ -68,7 +68,7 @@ def test_one_model_on_its_own_examples(gradlens, tmp_path: Path) -> None:  # typ
     # raw maps: what the library gives for the same images
     loaded = checkpoints.load("vehicles/shufflenet")
     image = np.asarray(Image.open(told["images"][0]["path"]).convert("RGB"))
-    (stack,) = explain(loaded.module, to_tensor(loaded.preprocess, image)[None])
+    (stack,) = explain(loaded.module, to_tensor(loaded.preprocess, image)[None]).stacks()
     with np.load(told["maps"][0], allow_pickle=False) as maps:
         np.testing.assert_allclose(maps[stack.depths[-1].name][0], stack.maps[-1], rtol=1e-3, atol=1e-6)
         assert maps["stacks.method"].tolist() == ["gradcam"] * 4

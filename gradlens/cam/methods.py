@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from gradlens.registry import Registry
 
+F = TypeVar("F", bound=Callable[..., Any])
 Needs = Literal["gradients", "activations", "curvature", "model"]
 
 
@@ -45,7 +46,7 @@ class Method:
 
     name: str
     title: str
-    function: Callable[..., object]
+    function: Callable[..., Any]
     needs: Needs
     paper: str
     formula: str
@@ -65,10 +66,10 @@ def method(
     needs: Needs = "gradients",
     at: Literal["depths", "pixels"] = "depths",
     contrast: bool = False,
-) -> Callable[[Callable[..., object]], Callable[..., object]]:
+) -> Callable[[F], F]:
     """Decorator that registers a function as a method (:class:`Method`) and leaves it as it is."""
 
-    def file(function: Callable[..., object]) -> Callable[..., object]:
+    def file(function: F) -> F:
         METHODS.register(name)(Method(name, title, function, needs, paper, formula, at, contrast))
         return function
 
@@ -131,9 +132,7 @@ def elementwise(a: Tensor, g: Tensor) -> Tensor:
     return (a * g).clamp(min=0).sum(1)
 
 
-@method(
-    "layercam", "LayerCAM", paper="Jiang et al. 2021, IEEE TIP, eq. 6 and 7", formula="Σ_c ReLU(G_c) ⊙ A_c"
-)
+@method("layercam", "LayerCAM", paper="Jiang et al. 2021, IEEE TIP, eq. 6 and 7", formula="Σ_c ReLU(G_c) ⊙ A_c")
 def layercam(a: Tensor, g: Tensor) -> Tensor:
     """LayerCAM: every cell weighted by its own gradient where that is positive; made for shallow depths."""
     return (a * g.clamp(min=0)).sum(1)

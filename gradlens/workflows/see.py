@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradlens.cam.engine import explain
+from gradlens.cam.engine import explain_all
 from gradlens.cam.methods import METHODS
 from gradlens.data import probe_sets
 from gradlens.data.preprocess import to_tensor, view
@@ -234,17 +234,16 @@ def _see(
             return _targets(request.targets, logits, [p.label for p in some], model)
 
         with runtime.autocast():
-            stacks += explain(
+            explanations = explain_all(
                 model.module,
                 tensors[start : start + size].to(runtime.torch_device()),
                 layers=[p.name for p in points],
                 targets=targets,
                 methods=request.methods,
                 depths=depths,
-                classes=model.classes,
-                ids=[p.id for p in some],
-                name=model.name,
             )
+        per_method = [e.stacks(model.classes, [p.id for p in some], model.name) for e in explanations]
+        stacks += [stack for same in zip(*per_method, strict=True) for stack in same]
     return Seen(model, points, tuple(stacks), tuple(predictions))
 
 
