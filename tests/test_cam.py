@@ -250,9 +250,9 @@ class TestAsALibrary:
     def test_inside_autocast(self) -> None:
         model = checkpoints.load("vehicles/vit").module
         x = images(2, 96)
-        plain = explain(model, x, layers="all", targets=torch.tensor([1, 2]))
+        plain = explain(model, x, targets=torch.tensor([1, 2]))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cast = explain(model, x, layers="all", targets=torch.tensor([1, 2]))
+            cast = explain(model, x, targets=torch.tensor([1, 2]))
         for one, two in zip(plain.maps, cast.maps, strict=True):
             assert two.dtype == torch.float32
             assert float(torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), 0)) > 0.99
