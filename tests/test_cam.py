@@ -292,6 +292,10 @@ class TestAsALibrary:
         assert kept.maps
 
 
+def living_tensors() -> int:
+    return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+
 class TestNothingIsLeftBehind:
     def state(self, model: nn.Module) -> list[object]:
         return [
@@ -324,6 +328,19 @@ class TestNothingIsLeftBehind:
         (kept,) = capture(small(), images(), points, lambda y: [Score(y.argmax(1))], lambda c: c, curvature=True)
         tensors = (kept.logits, *kept.activations, *kept.gradients, *kept.curvatures)
         assert not any(t.requires_grad for t in tensors)
+
+    def test_explanations_hold_no_graph_and_nothing_accumulates(self) -> None:
+        model = small()
+        methods = [m for m in METHODS if METHODS[m].needs != "model"]
+        for e in explain_all(model, images(), layers="all", methods=methods):
+            assert not any(t.requires_grad for t in (e.logits, *e.maps, *e.evidence))
+        del e
+        gc.collect()
+        before = living_tensors()
+        for _ in range(5):
+            explain_all(model, images(), layers="all", methods=methods)
+        gc.collect()
+        assert living_tensors() == before
 
     def test_the_users_images_keep_their_gradient_flag(self) -> None:
         x = images().requires_grad_(True)
