@@ -157,6 +157,31 @@ class CamStack:
 
 
 @dataclass(frozen=True)
+class CamScore:
+    """One measure of the maps of one model, method and depth: the mean over images.
+
+    Attributes:
+        depth: the hook point's name; position: 0 at the pixels, 1 at the logits.
+        measure: its registered name.
+        n: images with a defined value; undefined: images without one (a blank map has none).
+        value: mean over the n images; low, high: ends of its 95 % interval (images resampled).
+        chance: what maps that know nothing get on the same images; ``nan`` where that is not known.
+    """
+
+    model: str
+    method: str
+    depth: str
+    position: float
+    measure: str
+    n: int
+    undefined: int
+    value: float
+    low: float
+    high: float
+    chance: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image of an image set, before it is decoded.
 
