@@ -8,9 +8,10 @@ images settle and check each one's layout (:mod:`gradlens.depths.layout`).
 What the cuts are thinned to, in forward order:
 
 - outputs with nothing but normalisation, activation or reshaping between them are one depth;
-- steps inside a block are dropped. A block is a module with two or more convolutions or matrix products none of whose
-  inner outputs is a cut (something skips past them), every other module of its class, and every module at the same
-  place in the repeated structure (``blocks.0.0`` beside ``blocks.1.0``);
+- steps inside a block are dropped. A convolution or matrix product whose output is no cut has something skipping past
+  it; a block is the innermost module around it whose output is a cut again (the end of the skip), every other module of
+  its class, and every module at the same place in the repeated structure (``blocks.0.0`` beside ``blocks.1.0``). Where
+  blocks lie in one another (a convolution with a skip of its own inside a transformer block), the outer one counts;
 - modules without a skip whose class repeats (DenseNet's transitions, the blocks of a plain network) are one depth each.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +40,9 @@ STAGES_OF_A_COLUMN = 5  # depths that `stages` picks where the resolution never 
 # Leaf modules that only hand their input on in evaluation mode: no depth is named after one.
 # Pooling to a fixed size is the classifier's head.
 _IDLE = re.compile(r"Dropout|Identity|DropPath|StochasticDepth|Flatten|Permute|Adaptive\w*Pool")
+
+
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass
@@ -65,8 +69,8 @@ class _Output:
 
     @property
     def is_own_container(self) -> bool:
-        """A module with children, of a class that is not torch's."""
-        return not type(self.module).__module__.startswith("torch.nn") and any(True for _ in self.module.children())
+        """A module with children that is more than a list of them."""
+        return type(self.module) not in _LISTS and any(True for _ in self.module.children())
 
     @property
     def working_leaves(self) -> int:
@@ -379,29 +383,37 @@ def _same_depth(before: _Output, after: _Output, cuts: Cuts) -> bool:
 
 def _block_paths(tensors: list[list[_Output]], outputs: list[_Output]) -> tuple[set[str], set[str]]:
     """Paths of the modules that are one depth each: blocks with a skip, and plain modules whose class repeats."""
-    containers = [o for group in tensors for o in group if o.is_own_container]
-
-    def has_inner_cut(o: _Output) -> bool:
-        # a tensor that a module outside gave as well is what went in (ConvNeXt's blocks hand it through an Identity)
-        inside = (all(a.path.startswith(o.path + ".") for a in group) for group in tensors if group[0].rank != o.rank)
-        return any(inside)
-
-    atomic = [o for o in containers if o.working_leaves >= 2 and not has_inner_cut(o)]
-    # a stage of one block gives the block's own tensor: the innermost is the block
-    atomic = [o for o in atomic if not any(a.path.startswith(o.path + ".") for a in atomic)]
-    classes = {type(o.module) for o in atomic}
-    places = {_place(o.path) for o in atomic}
-    alike = {o.path for o in containers if o.working_leaves >= 2 and _place(o.path) in places}
-    skipping = _outermost(alike | {o.path for o in containers if type(o.module) in classes})
+    containers = {o.path: o for group in tensors for o in group if o.is_own_container and o.working_leaves >= 2}
+    closing = {_closing(o.path, containers) for o in outputs if o.rank is not None and not o.cut and _works(o.module)}
+    closing.discard("")
+    # what holds several blocks of one kind is a stage with a skip of its own, not a block
+    kinds = {path: Counter(type(containers[b].module) for b in closing if b.startswith(path + ".")) for path in closing}
+    closing = {path for path in closing if not any(n > 1 for n in kinds[path].values())}
+    classes = {type(containers[path].module) for path in closing}
+    places = {_place(path) for path in closing}
+    skipping = _outermost(
+        {path for path, o in containers.items() if type(o.module) in classes or _place(path) in places}
+    )
     times = Counter(type(m) for m in {id(o.module): o.module for o in outputs}.values())
     plain = {
         o.path
-        for o in containers
-        if times[type(o.module)] > 1
+        for group in tensors
+        for o in group
+        if o.is_own_container
+        and times[type(o.module)] > 1
         and o.working_leaves
         and not any(b.startswith(o.path + ".") or o.path.startswith(b + ".") for b in skipping)
     }
     return skipping, _outermost(plain - skipping)
+
+
+def _closing(path: str, containers: Mapping[str, _Output]) -> str:
+    """The innermost of these containers around a module; empty if there is none."""
+    while path:
+        path = path.rpartition(".")[0]
+        if path in containers:
+            return path
+    return ""
 
 
 def _outermost(paths: set[str]) -> set[str]:
