@@ -184,14 +184,14 @@ class TestFigure:
 
     def test_many_depths_wrap_and_many_images_take_pages(self) -> None:
         rows = [self.row(*[np.ones((2, 2))] * 23) for _ in range(9)]
-        pages = cam_grid(rows, [Column(f"features.{i}", "stride 4") for i in range(23)], title="t")
+        pages = list(cam_grid(rows, [Column(f"features.{i}", "stride 4") for i in range(23)], title="t"))
         assert len(pages) > 1
         assert all(p.get_size_inches()[0] <= 6.91 and p.get_size_inches()[1] <= 10.2 for p in pages)
 
     def test_every_page_scales_its_own_rows(self) -> None:
         raw = np.arange(4.0).reshape(2, 2)
         rows = [self.row(raw * 2.0**i, image=str(i)) for i in range(30)]
-        pages = cam_grid(rows, [Column("one")], title="t")
+        pages = list(cam_grid(rows, [Column("one")], title="t"))
         assert len(pages) > 1
         expected = overlay(self.view, raw, 3.0)
         # of each row the picture and its map, then the legend's ramp

@@ -12,6 +12,7 @@ from gradlens.cli.options import (
     model_option,
     out_option,
     print_json,
+    print_table,
     run_folder,
     runtime_options,
     strict_option,
@@ -19,6 +20,12 @@ from gradlens.cli.options import (
     zoo_option,
 )
 from gradlens.runtime import Runtime
+
+
+def _method_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from gradlens.cam.methods import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
 
 
 @click.command(
@@ -29,6 +36,12 @@ Examples:
   gradlens cam --model all
   gradlens cam --model vit --model resnet --layers stages --image photo.jpg
   gradlens cam --model convnext --target top:3 --method layercam --save-maps
+  gradlens cam --model vgg --method gradcam --method layercam --method hirescam --layers stages --n 2
+  gradlens cam --model resnet --target predicted --target true --layers stages
+  gradlens cam --model densenet --target contrast:car/bus --layers last
+  gradlens cam --model densenet --outline box --threshold 0.2 --image photo.jpg --json
+  gradlens cam --model mobilenet --features 8 --n 1
+  gradlens cam --list-methods
   gradlens cam --model timm:resnet50 --weights pretrained --image holiday/
 """,
 )
@@ -60,18 +73,57 @@ Examples:
     multiple=True,
     default=("predicted",),
     show_default="predicted",
-    metavar="predicted|true|CLASS|INDEX|top:K",
-    help="What is to be explained (repeatable).",
+    metavar="predicted|second|true|CLASS|INDEX|top:K|contrast:A/B",
+    help="What is to be explained (repeatable). In contrast:A/B, what speaks for A rather than B, both are one of the "
+    "former; it is drawn with both signs.",
 )
 @click.option(
-    "--method", "methods", multiple=True, default=("gradcam",), show_default="gradcam", help="CAM method (repeatable)."
+    "--method",
+    "methods",
+    multiple=True,
+    default=("gradcam",),
+    show_default="gradcam",
+    metavar="NAME",
+    shell_complete=_method_names,
+    help="CAM method (repeatable); see --list-methods.",
 )
+@click.option("--list-methods", is_flag=True, help="Print every method with its paper and formula, and stop.")
 @click.option(
     "--scale",
     type=click.Choice(["map", "image", "row", "figure"]),
     default="map",
     show_default=True,
     help="Over what one colour means the same.",
+)
+@click.option("--signed", is_flag=True, help="Draw both signs of the raw maps, in two colours, instead of ReLU(map).")
+@click.option(
+    "--outline",
+    type=click.Choice(["box", "contour"]),
+    default=None,
+    help="Draw what is strong: a box around the largest region, or the contours of all. Boxes in pixels of the "
+    "original image go into run.json and --json.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="What --outline calls strong: the share of the map's maximum.",
+)
+@click.option(
+    "--features",
+    type=click.IntRange(1, 32),
+    default=None,
+    metavar="K",
+    help="Also draw the K strongest channels of every depth, a page per image and model.",
+)
+@click.option(
+    "--rank",
+    type=click.Choice(["contribution", "activation"]),
+    default="contribution",
+    show_default=True,
+    help="What --features calls strong: |mean gradient| × mean |activation| for the first target, or mean "
+    "|activation|.",
 )
 @click.option(
     "--format", "formats", multiple=True, type=click.Choice(["png", "pdf", "svg"]), default=("png",), show_default="png"
@@ -93,24 +145,37 @@ def command(
     data: str | None,
     as_json: bool,
     strict: bool,
+    list_methods: bool,
     out: Path | None,
+    features: int | None,
     runtime: Runtime,
     **options: Any,
 ) -> None:
     """Layer-wise class activation maps: where does each model look, at every depth?
 
-    One model gives a grid of images × depths; several give images × models at the last depth, or, with --layers, one
-    page per image of models × depths. Without --image or --data the images are one per class of the models' own test
-    set, each above the same scene from the "internet" probe set. All depths come from one forward and one backward
-    pass.
+    \b
+    What is drawn:
+      one model, one method       images × depths; a row per target
+        and two targets           both side by side at every depth, and their difference
+      one model, several methods  a page per image: methods × depths
+      several models              images × models at the last depth
+        and --layers              a page per image: models × depths
+        and --layers, methods     a page per image and model: methods × depths
+
+    Methods that explain pixels have one map, in a column "input". Without --image or --data the images are one per
+    class of the models' own test set, each above the same scene from the "internet" probe set. All depths, and all
+    targets, come from one forward pass.
     """
+    if list_methods:
+        _print_methods(as_json)
+        return
     from gradlens.workflows.see import CamRequest, cam
 
     if not models:
         raise click.UsageError("give at least one --model, for instance: gradlens cam --model densenet")
     if images and data:
         raise click.UsageError("give either --image or --data, not both")
-    request = CamRequest(models=models, images=images, data=data, **options)
+    request = CamRequest(models=models, images=images, data=data, features=features or 0, **options)
     run = cam(request, runtime, run_folder("cam", out))
     if as_json:
         print_json(run.document())
@@ -120,12 +185,25 @@ def command(
         ctx.exit(3)
 
 
+def _print_methods(as_json: bool) -> None:
+    from gradlens.cam.methods import METHODS
+
+    if as_json:
+        fields = ("name", "title", "needs", "at", "contrast", "paper", "formula")
+        print_json({"methods": [{field: getattr(m, field) for field in fields} for m in METHODS.values()]})
+        return
+    rows = [("name", "title", "needs", "maps at", "paper, formula")]
+    for m in METHODS.values():
+        rows += [(m.name, m.title, m.needs, m.at, m.paper), ("", "", "", "", m.formula)]
+    print_table(rows)
+
+
 def _print(run: Any) -> None:
     pictures = len(run.pictures)
     for seen in run.seen:
         statuses = [status for stack in seen.stacks for status in stack.statuses]
         blank = len(statuses) - statuses.count("ok")
         note = f", {blank} of {len(statuses)} maps blank (each cell says why)" if blank else ""
-        click.echo(f"{seen.model.name}: {pictures} images, {len(seen.points)} depths{note}")
+        click.echo(f"{seen.model.name}: {pictures} images, {len(seen.depths())} depths{note}")
     for path in [*run.figures, *run.maps]:
         click.echo(str(path))

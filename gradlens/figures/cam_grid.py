@@ -1,14 +1,17 @@
-"""The grid of maps: rows are images, columns are depths (or models), each cell a map laid over what the network saw.
+"""The grid of maps: rows and columns of cells, each a map laid over what the network saw. All CAM figures are drawn
+with it (``cam_images``, ``cam_models``, ``cam_methods``, ``cam_targets``, ``feature_maps``).
 
-A cell's map stays raw until here. What is drawn is its positive part, ReLU(map), divided by the largest value found
-in the same map, image, row or figure; which of these it was is printed on the figure.
+A cell's map stays raw until here. What is drawn is its positive part, ReLU(map), or, where both signs are asked for,
+the map itself, divided by the largest (absolute) value found in the same map, image, row or figure; which of these it
+was is printed on the figure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import cv2
@@ -16,10 +19,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patheffects import Normal, Stroke
 
-from gradlens.figures.style import PAGE_WIDTH, paper, short
-from gradlens.records import MapStatus
+from gradlens.figures.style import PAGE_WIDTH, diverging, paper, short
+from gradlens.records import CamStack, MapStatus
 
 Scale = Literal["map", "image", "row", "figure"]
 
@@ -27,15 +31,27 @@ COLOR_MAP = "inferno"  # lightness rises evenly with the value, for every kind o
 RIGHT, WRONG = "#1a7f37", "#c4281c"
 PAGE_HEIGHT = 9.3  # inches that a page leaves for one figure
 MOST_COLUMNS = 10  # cells beside each other before a row of depths wraps
+TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
 _GAP = 0.035  # inches between cells
-_NAMES = 0.78  # inches left of the grid
+_GROUP = 0.075  # inches between groups of columns, more than between cells
+_BLOCK = 0.06  # inches between images, more than between the rows of one
+_NAMES = 0.86  # inches left of the grid
 _CAPTION = 0.13  # inches under a row of cells that carry captions
-_TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
+_LETTER = 0.0083  # mean width of a character in inches per point
+_TOP, _FOOT = 0.30, 0.42  # inches for title and legend
+_GREY = "#666666"
 _SHOWN: dict[Scale, str] = {
     "map": "each map is divided by its own maximum: colours compare places within one map only",
-    "image": "all maps of an image are divided by their common maximum",
+    "image": "maps of one image and method are divided by their common maximum",
     "row": "all maps of a row are divided by their common maximum",
     "figure": "all maps of this figure are divided by their common maximum",
+}
+_SAID: dict[str, str] = {
+    "all negative": "all evidence\nis negative",
+    "zero gradient": "gradient\nis zero",
+    "undefined": "not defined\nhere",
+    "constant": "the same\neverywhere",
+    "non-finite": "not finite",
 }
 
 
@@ -49,49 +65,145 @@ class Caption:
 
 @dataclass(frozen=True)
 class Cell:
-    """One map and its status; ``caption`` where every cell has its own prediction (columns are models)."""
+    """One map.
+
+    Attributes:
+        map: (rows, columns), raw.
+        status: what the map can be used for.
+        caption: small text under it (columns are models: each cell has its own prediction).
+        signed: draw both signs, in two colours.
+        outline: closed polygons (points, 2), x and y as shares of the view, drawn over the map.
+        said: what the cell says instead of showing a map.
+    """
 
     map: np.ndarray
     status: MapStatus
     caption: Caption | None = None
+    signed: bool = False
+    outline: Sequence[np.ndarray] = ()
+    said: str = ""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a map to see."""
+        return not self.said and (self.status == "ok" or (self.signed and self.status == "all negative"))
+
+    @property
+    def top(self) -> float:
+        """The largest value that is drawn; 0 where nothing is."""
+        if not self.drawn:
+            return 0.0
+        return float(np.abs(self.map).max() if self.signed else self.map.max())
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image.
+    """One line of cells.
 
     Attributes:
         view: uint8 (H, W, 3), the part of the image that the network saw.
-        name, source: what stands left of it: its class or file, and the set it comes from.
+        name: what stands left of it: its class or file, a model, a method.
+        source: small lines below the name: the set it comes from, the target.
         cells: one per column, ``None`` where this row has no such depth.
-        image: which image it is: rows of one image share their maximum for ``scale="image"``.
+        image: rows with the same value share their maximum for ``scale="image"``.
         caption: the prediction, where one model made the whole row.
+        block: consecutive rows of one block stay together, and only the first shows the picture; each row is its own
+            block where it is empty.
+    """
+
+    view: np.ndarray
+    name: str
+    source: str | Sequence[str]
+    cells: Sequence[Cell | None]
+    image: str
+    caption: Caption | None = None
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A depth or a model: its name, and what is printed small below it (its stride).
+
+    Consecutive columns of one ``group`` stand closer to one another, below the group's name.
+    """
+
+    name: str
+    note: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image as one model saw it: what the CAM figures are made from.
+
+    Attributes:
+        view: uint8 (H, W, 3), the part of the image that the network saw.
+        name, source: its class or file, and the set it comes from.
+        stacks: the model's maps of this image, one stack per target and method, the methods of one target together.
+        caption: what the model predicts.
+        outlines: per stack and depth the polygons to draw over a map (:class:`Cell`); empty where none are asked for.
     """
 
     view: np.ndarray
     name: str
     source: str
-    cells: Sequence[Cell | None]
-    image: str
+    stacks: Sequence[CamStack]
     caption: Caption | None = None
+    outlines: Sequence[Sequence[Sequence[np.ndarray]]] = ()
+
+    @property
+    def model(self) -> str:
+        """The model's name without its collection."""
+        return self.stacks[0].model.rpartition("/")[2]
+
+    def cells(self, k: int, signed: bool = False, captions: bool = False) -> list[Cell]:
+        """Stack ``k``, a cell per depth, each with its depth's name below it if asked for."""
+        stack = self.stacks[k]
+        outlines = self.outlines[k] if self.outlines else [()] * len(stack.maps)
+        return [
+            Cell(m, status, Caption(p.name) if captions else None, signed, lines)
+            for m, status, p, lines in zip(stack.maps, stack.statuses, stack.depths, outlines, strict=True)
+        ]
+
+    def targets(self) -> list[tuple[tuple[int, str], tuple[int, str] | None]]:
+        """What is explained, in order: class, and the class it is contrasted with."""
+        first = self.stacks[0].method
+        return [(s.target, s.against) for s in self.stacks if s.method == first]
+
+    def methods(self) -> list[str]:
+        """The methods, in order."""
+        return list(dict.fromkeys(s.method for s in self.stacks))
 
 
-@dataclass(frozen=True)
-class Column:
-    """A depth or a model: its name, and what is printed small below it (its stride)."""
-
-    name: str
-    note: str = ""
+def target_text(stack: CamStack) -> str:
+    """``→ car``, or ``→ car − bus`` for a contrast."""
+    against = f" − {stack.against[1]}" if stack.against else ""
+    return f"→ {stack.target[1]}{against}"
 
 
-def cam_grid(rows: Sequence[Row], columns: Sequence[Column], *, title: str, scale: Scale = "map") -> list[Figure]:
-    """Draw the grid, one figure per page.
+def depth_columns(stack: CamStack) -> list[Column]:
+    """The stack's depths as columns, with their strides."""
+    return [Column(p.name, f"stride {p.stride_text}" if p.path else "pixels") for p in stack.depths]
+
+
+def cam_grid(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    title: str,
+    scale: Scale = "map",
+    note: str = "",
+    what: str = "map",
+) -> Iterator[Figure]:
+    """Draw the grid, one figure per page, each when it is asked for.
 
     Args:
         rows: images, in order.
         columns: what the cells of each row are, in order.
         title: one line above the grid.
         scale: over what the maximum is taken that one colour stands for.
+        note: what else the reader must know, in the legend.
+        what: what a cell shows, as the legend calls it.
 
     Returns:
         Pages of the text width of a report, none higher than a page.
@@ -102,155 +214,238 @@ def cam_grid(rows: Sequence[Row], columns: Sequence[Column], *, title: str, scal
     for row in rows:
         if len(row.cells) != len(columns):
             raise ValueError(f"{len(columns)} columns, but {len(row.cells)} cells for {row.name}")
-    with paper():
-        plan = _plan(rows, columns)
-        tops = _maxima(rows, scale)
-        parts = [slice(i, i + plan.rows_per_page) for i in range(0, len(rows), plan.rows_per_page)]
-        return [
-            _page(
-                rows[part],
-                columns,
-                plan,
-                tops[part],
-                title + (f" ({i} of {len(parts)})" if len(parts) > 1 else ""),
-                scale,
-            )
-            for i, part in enumerate(parts, start=1)
-        ]
+    plan = _plan(rows, columns)
+    pages = _pages(rows, plan)
+    tops = iter(_maxima(rows, scale))
+
+    def draw() -> Iterator[Figure]:
+        for i, blocks in enumerate(pages, start=1):
+            number = f" ({i} of {len(pages)})" if len(pages) > 1 else ""
+            with paper():
+                drawn = [[(row, next(tops)) for row in block] for block in blocks]
+                page = _page(drawn, plan, title + number, _Legend(scale, note, what))
+            yield page
+
+    return draw()
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Sizes in inches of one page."""
+    """Sizes in inches, the same on every page."""
 
-    across: int  # maps per line
-    lines: int  # lines per image
+    lines: tuple[tuple[tuple[float, int, Column], ...], ...]  # per line of a row: x, column number, column
     cell: float
-    line_height: float
     header: float
-    rows_per_page: int
+    width: float
+
+    @property
+    def wraps(self) -> bool:
+        return len(self.lines) > 1
+
+    def height_of(self, row: Row) -> float:
+        """Of one line of a row, with what stands under it."""
+        captions = row.caption or any(c and c.caption for c in row.cells)
+        return _aspect(row.view) * self.cell + _GAP + (_CAPTION if captions else 0.0)
+
+    def block_height(self, rows: Sequence[Row]) -> float:
+        # where depths wrap, every line needs its own names above it
+        one = sum(map(self.height_of, rows)) + (self.header if self.wraps else 0.0)
+        return len(self.lines) * one + _BLOCK
 
 
 def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
-    lines = math.ceil(len(columns) / (MOST_COLUMNS - 1))
-    across = math.ceil(len(columns) / lines)  # wrapped lines are of even length
-    cell = min(1.15, (PAGE_WIDTH - _NAMES - 0.05) / (across + 1) - _GAP)
-    height = max(_aspect(r.view) for r in rows) * cell
-    header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns)
-    captions = any(r.caption for r in rows) or any(c and c.caption for r in rows for c in r.cells)
-    line = height + _GAP + (_CAPTION if captions else 0.0)
-    # where depths wrap, every line needs its own names above it
-    block = lines * line + (lines * header if lines > 1 else 0.0)
-    free = PAGE_HEIGHT - 0.75 - (header if lines == 1 else 0.0)
-    return _Plan(across, lines, cell, line, header, max(1, int(free / block)))
+    groups = _groups(columns)
+    broad = max(map(len, groups))
+    most = max(1, (MOST_COLUMNS - 1) // broad)  # groups beside each other
+    across = math.ceil(len(groups) / math.ceil(len(groups) / most))  # wrapped lines are of even length
+    between = _GROUP if broad > 1 else 0.0
+    cell = min(1.15, (PAGE_WIDTH - _NAMES - 0.05 - across * between) / (across * broad + 1) - _GAP)
+    lines, widest = [], 0.0
+    for first in range(0, len(groups), across):
+        line, x = [], _NAMES + cell + _GAP
+        for group in groups[first : first + across]:
+            x += between
+            for number in group:
+                line.append((x, number, columns[number]))
+                x += cell + _GAP
+        lines.append(tuple(line))
+        widest = max(widest, x)
+    header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns) + 0.12 * (broad > 1)
+    return _Plan(tuple(lines), cell, header, max(widest + 0.05, 6.0))  # the title and the legend need their room
+
+
+def _groups(columns: Sequence[Column]) -> list[list[int]]:
+    """Numbers of the columns that stay beside each other."""
+    groups: list[list[int]] = []
+    for i, column in enumerate(columns):
+        if i and column.group and column.group == columns[i - 1].group:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _pages(rows: Sequence[Row], plan: _Plan) -> list[list[list[Row]]]:
+    """Pages of blocks of rows: a block stays on one page unless it is higher than a page."""
+    blocks = [list(block) for _, block in groupby(enumerate(rows), key=lambda pair: pair[1].block or pair[0])]
+    free = PAGE_HEIGHT - _TOP - _FOOT - (0.0 if plan.wraps else plan.header)
+    pages: list[list[list[Row]]] = []
+    left = 0.0
+    for numbered in blocks:
+        for part in _parts([row for _, row in numbered], plan, free):
+            height = plan.block_height(part)
+            if not pages or height > left:
+                pages.append([])
+                left = free
+            pages[-1].append(part)
+            left -= height
+    return pages
+
+
+def _parts(block: list[Row], plan: _Plan, free: float) -> list[list[Row]]:
+    """The block, in as few parts of even length as fit a page each."""
+    for count in range(1, len(block) + 1):
+        size = math.ceil(len(block) / count)
+        parts = [block[i : i + size] for i in range(0, len(block), size)]
+        if all(plan.block_height(part) <= free for part in parts):
+            return parts
+    return [[row] for row in block]  # one row alone is higher than a page
 
 
 def _aspect(view: np.ndarray) -> float:
     return view.shape[0] / view.shape[1]
 
 
-def _broken(name: str, width: float) -> list[str]:
-    """A module path over at most three lines, broken at its dots."""
-    most = max(6, int((width + _GAP) / 0.05))  # characters of 6 point text
+def _broken(name: str, width: float, size: float = 6, most_lines: int = 3) -> list[str]:
+    """A name over at most three lines, broken after its dots, slashes, colons, underscores, hyphens and spaces."""
+    most = max(6, int((width + _GAP) / (_LETTER * size)))
     lines = [""]
-    for part in name.replace(".", ".\0").split("\0"):
-        if lines[-1] and len(lines[-1]) + len(part) > most:
+    parts = name
+    for mark in "./:_- ":
+        parts = parts.replace(mark, mark + "\0")
+    for part in parts.split("\0"):
+        if lines[-1] and len(lines[-1].rstrip()) + len(part.rstrip()) > most:
             lines.append("")
         lines[-1] += part
-    if len(lines) > 3:
-        lines = ["…" + lines[-3], *lines[-2:]]
+    if len(lines) > most_lines:
+        lines = ["…" + lines[-most_lines], *lines[1 - most_lines :]] if most_lines > 1 else [name]
     return [short(line, most + 2) for line in lines]
 
 
 def _maxima(rows: Sequence[Row], scale: Scale) -> list[list[float]]:
-    """The value that stands for the brightest colour, per cell."""
-    own = [[float(c.map.max()) if c and c.status == "ok" else 0.0 for c in r.cells] for r in rows]
+    """The value that stands for the strongest colour, per cell."""
+    own = [[c.top if c else 0.0 for c in r.cells] for r in rows]
     if scale == "map":
         return own
     if scale == "row":
         return [[max(values)] * len(values) for values in own]
     groups = [r.image if scale == "image" else "" for r in rows]
-    tops = {g: max(max(v) for v, other in zip(own, groups, strict=True) if other == g) for g in set(groups)}
+    tops: dict[str, float] = {}
+    for g, values in zip(groups, own, strict=True):
+        tops[g] = max(tops.get(g, 0.0), *values)
     return [[tops[g]] * len(v) for g, v in zip(groups, own, strict=True)]
 
 
-def _page(
-    rows: Sequence[Row], columns: Sequence[Column], plan: _Plan, tops: list[list[float]], title: str, scale: Scale
-) -> Figure:
-    header_each = plan.header if plan.lines > 1 else 0.0
-    body = len(rows) * plan.lines * (plan.line_height + header_each) + (plan.header if plan.lines == 1 else 0.0)
-    width = _NAMES + (plan.across + 1) * (plan.cell + _GAP) + 0.05
-    width = max(width, 6.0)  # the title and the legend need their room
-    height = 0.30 + body + 0.42
-    figure = Figure(figsize=(width, height), layout="none")  # type: ignore[arg-type]  # a documented value
+Drawn = list[tuple[Row, list[float]]]  # rows of a block, with the value of the strongest colour of each cell
+
+
+@dataclass(frozen=True)
+class _Legend:
+    scale: Scale
+    note: str
+    what: str
+
+
+def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> Figure:
+    body = sum(plan.block_height([row for row, _ in block]) for block in blocks)
+    body += 0.0 if plan.wraps else plan.header
+    cells = [c for block in blocks for row, _ in block for c in row.cells if c and c.drawn]
+    both = any(c.signed for c in cells) and any(not c.signed for c in cells)
+    foot = _FOOT + 0.16 * both + 0.12 * bool(legend.note)
+    height = _TOP + body + foot
+    figure = Figure(figsize=(plan.width, height), layout="none")  # type: ignore[arg-type]  # a documented value
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, width), ylim=(height, 0))  # inches, y downwards
+    ax.set(xlim=(0, plan.width), ylim=(height, 0))  # inches, y downwards
     ax.axis("off")
-    ax.text(0.06, 0.17, title, fontsize=9, va="center", weight="bold")
-    y = 0.30
-    if plan.lines == 1:
-        _header(ax, columns, plan, y, first=True)
+    most = int((plan.width - 0.1) / (_LETTER * 9 * 1.08))  # bold letters are broader
+    ax.text(0.06, 0.17, short(title, most), fontsize=9, va="center", weight="bold")
+    y = _TOP
+    if not plan.wraps:
+        _header(ax, plan.lines[0], plan, y, first=True)
         y += plan.header
-    for row, row_tops in zip(rows, tops, strict=True):
-        y = _draw_row(ax, row, columns, row_tops, plan, y, header_each)
-    _legend(ax, scale, width, height)
+    for block in blocks:
+        y = _draw_block(ax, block, plan, y)
+    _draw_legend(ax, cells, legend, plan.width, height - foot)
+    ax.set(xlim=(0, plan.width), ylim=(height, 0))  # imshow moves the limits
     return figure
 
 
-def _header(ax: Axes, columns: Sequence[Column], plan: _Plan, y: float, first: bool) -> None:
-    names = [Column("image"), *columns] if first else list(columns)
-    for i, column in enumerate(names, start=0 if first else 1):
-        x = _NAMES + i * (plan.cell + _GAP) + plan.cell / 2
-        lines = _broken(column.name, plan.cell)
-        base = y + plan.header - 0.05
+def _header(ax: Axes, line: Sequence[tuple[float, int, Column]], plan: _Plan, y: float, first: bool) -> None:
+    base = y + plan.header - 0.05
+    for x, _, column in [*([(_NAMES, -1, Column("image"))] if first else []), *line]:
+        low = base
         if column.note:
-            _fitted(ax, column.note, x, base, plan.cell, va="bottom", color="#666666")
-            base -= 0.095
-        ax.text(x, base, "\n".join(lines), ha="center", va="bottom", fontsize=6, linespacing=1.05)
+            _fitted(ax, column.note, x + plan.cell / 2, low, plan.cell, va="bottom", color=_GREY)
+            low -= 0.095
+        lines = _broken(column.name, plan.cell)
+        ax.text(x + plan.cell / 2, low, "\n".join(lines), ha="center", va="bottom", fontsize=6, linespacing=1.05)
+    for name, members in groupby(line, key=lambda placed: placed[2].group):
+        if name:
+            placed = list(members)
+            left, right = placed[0][0], placed[-1][0] + plan.cell
+            top = y + 0.085
+            lines = _broken(name, right - left, most_lines=1)
+            ax.text((left + right) / 2, top, lines[0], ha="center", va="center", fontsize=6)
+            ax.plot([left, right], [top + 0.065] * 2, color="#999999", linewidth=0.5)
 
 
-def _draw_row(
-    ax: Axes, row: Row, columns: Sequence[Column], tops: Sequence[float], plan: _Plan, y: float, header_each: float
-) -> float:
-    for line in range(plan.lines):
-        part = slice(line * plan.across, (line + 1) * plan.across)
-        if header_each:
-            _header(ax, columns[part], plan, y, first=line == 0)
-            y += header_each
-        height = plan.cell * _aspect(row.view)
-        if line == 0:
-            ax.text(_NAMES - 0.08, y + height / 2 - 0.055, short(row.name, 15), ha="right", va="center", fontsize=7)
-            source = short(row.source, 18)
-            ax.text(
-                _NAMES - 0.08, y + height / 2 + 0.065, source, ha="right", va="center", fontsize=5.5, color="#666666"
-            )
-            _picture(ax, _tile(row.view), _NAMES, y, plan.cell, height)
-            if row.caption:
-                _caption(ax, row.caption, _NAMES + plan.cell / 2, y + height, plan.cell + 0.25)  # no neighbour there
-        for i, (cell, top) in enumerate(zip(row.cells[part], tops[part], strict=True), start=1):
-            x = _NAMES + i * (plan.cell + _GAP)
-            if cell is None:
-                continue
-            if cell.status == "ok":
-                _picture(ax, overlay(row.view, cell.map, top), x, y, plan.cell, height)
-            else:
-                _blank(ax, cell.status, x, y, plan.cell, height)
-            if cell.caption:
-                _caption(ax, cell.caption, x + plan.cell / 2, y + height, plan.cell)
-        y += plan.line_height
-    return y
+def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
+    for number, line in enumerate(plan.lines):
+        if plan.wraps:
+            _header(ax, line, plan, y, first=number == 0)
+            y += plan.header
+        for i, (row, tops) in enumerate(block):
+            height = plan.cell * _aspect(row.view)
+            if number == 0 or len(block) > 1:
+                _name(ax, row, y + height / 2)
+            if number == 0 and i == 0:
+                _picture(ax, tile(row.view), _NAMES, y, plan.cell, height)
+                if row.caption:  # its neighbours have none
+                    _caption(ax, row.caption, _NAMES + plan.cell / 2, y + height, plan.cell + 0.25)
+            for x, column, _ in line:
+                cell = row.cells[column]
+                if cell is not None:
+                    _cell(ax, row.view, cell, tops[column], x, y, plan.cell, height)
+            y += plan.height_of(row)
+    return y + _BLOCK
 
 
-def _tile(view: np.ndarray) -> np.ndarray:
-    """The view at the size a cell is printed at."""
-    factor = _TILE / max(view.shape[:2])
+def _name(ax: Axes, row: Row, middle: float) -> None:
+    """The row's name and what is said about it, right-aligned before the picture."""
+    names = _broken(row.name, _NAMES - 0.1, 7, most_lines=2)
+    sources = [row.source] if isinstance(row.source, str) else list(row.source)
+    notes = [line for source in sources if source for line in _broken(source, _NAMES - 0.1, 5.5, most_lines=2)]
+    y = middle - (0.12 * len(names) + 0.1 * len(notes)) / 2
+    for text in names:
+        ax.text(_NAMES - 0.07, y + 0.06, text, ha="right", va="center", fontsize=7)
+        y += 0.12
+    for text in notes:
+        ax.text(_NAMES - 0.07, y + 0.05, text, ha="right", va="center", fontsize=5.5, color=_GREY)
+        y += 0.1
+
+
+def tile(view: np.ndarray) -> np.ndarray:
+    """The view at the size a cell is printed at; itself where it has that size."""
+    factor = TILE / max(view.shape[:2])
     size = (max(1, round(view.shape[1] * factor)), max(1, round(view.shape[0] * factor)))
+    if size == (view.shape[1], view.shape[0]):
+        return view
     # enlarged small images keep smooth edges, reduced ones no moiré
     return cv2.resize(view, size, interpolation=cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA)
 
 
 def overlay(view: np.ndarray, raw: np.ndarray, top: float) -> np.ndarray:
-    """A map over its image.
+    """A map's positive part over its image.
 
     Args:
         view: uint8 (H, W, 3), what the network saw.
@@ -260,23 +455,66 @@ def overlay(view: np.ndarray, raw: np.ndarray, top: float) -> np.ndarray:
     Returns:
         uint8 (h, w, 3): the image in grey, coloured where the map is positive; the stronger, the more opaque.
     """
-    tile = _tile(view)
-    grey = cv2.cvtColor(tile, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None] / 255
-    heat = np.clip(raw.astype(np.float32) / np.float32(top), 0, 1)
-    heat = cv2.resize(heat, (tile.shape[1], tile.shape[0]), interpolation=cv2.INTER_LINEAR)
+    grey = _grey(view)
+    heat = _enlarged(np.clip(raw.astype(np.float32) / np.float32(top), 0, 1), grey)
     color = mpl.colormaps[COLOR_MAP](heat)[..., :3].astype(np.float32)
     opacity = (0.42 + 0.38 * heat)[..., None]
     return np.round(255 * (color * opacity + grey * (1 - opacity))).astype(np.uint8)
 
 
-def _picture(ax: Axes, tile: np.ndarray, x: float, y: float, width: float, height: float) -> None:
-    ax.imshow(tile, extent=(x, x + width, y + height, y), aspect="auto", interpolation="antialiased", zorder=2)
+def signed_overlay(view: np.ndarray, raw: np.ndarray, top: float) -> np.ndarray:
+    """A map with both signs over its image: brown where it is positive, blue where it is negative.
+
+    Args:
+        view: uint8 (H, W, 3), what the network saw.
+        raw: (rows, columns), a raw map.
+        top: the absolute value that the darkest colours stand for, positive.
+
+    Returns:
+        uint8 (h, w, 3): the image in pale grey, coloured where the map is not zero; the stronger, the more opaque.
+    """
+    pale = 0.5 + 0.5 * _grey(view)  # the colours are darkest at the ends, so what they cover is pale
+    heat = _enlarged(np.clip(raw.astype(np.float32) / np.float32(top), -1, 1), pale)
+    color = diverging()((heat + 1) / 2)[..., :3].astype(np.float32)
+    opacity = 0.9 * np.sqrt(np.abs(heat))[..., None]
+    return np.round(255 * (color * opacity + pale * (1 - opacity))).astype(np.uint8)
 
 
-def _blank(ax: Axes, status: str, x: float, y: float, width: float, height: float) -> None:
+def _grey(view: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(tile(view), cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None] / 255
+    return np.asarray(grey)
+
+
+def _enlarged(heat: np.ndarray, like: np.ndarray) -> np.ndarray:
+    size = (like.shape[1], like.shape[0])
+    # a pixel-level map is often larger than its cell
+    shrinks = heat.shape[0] > size[1] and heat.shape[1] > size[0]
+    return cv2.resize(heat, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _cell(ax: Axes, view: np.ndarray, cell: Cell, top: float, x: float, y: float, width: float, height: float) -> None:
+    if cell.drawn:
+        draw = signed_overlay if cell.signed else overlay
+        _picture(ax, draw(view, cell.map, top), x, y, width, height)
+        for polygon in cell.outline:
+            points = polygon * np.array([width, height]) + np.array([x, y])
+            shape = Polygon(points, closed=True, fill=False, edgecolor="white", linewidth=0.6, zorder=4)
+            shape.set_path_effects([Stroke(linewidth=1.3, foreground="black"), Normal()])
+            ax.add_patch(shape)
+    else:
+        _blank(ax, cell.said or _SAID.get(cell.status, cell.status), x, y, width, height)
+    if cell.caption:
+        _caption(ax, cell.caption, x + width / 2, y + height, width)
+
+
+def _picture(ax: Axes, pixels: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+    ax.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", interpolation="antialiased", zorder=2)
+
+
+def _blank(ax: Axes, said: str, x: float, y: float, width: float, height: float) -> None:
     ax.add_patch(Rectangle((x, y), width, height, facecolor="#f3f3f3", edgecolor="#bbbbbb", linewidth=0.5, zorder=2))
-    said = {"all negative": "all evidence\nis negative", "zero gradient": "gradient\nis zero"}.get(status, status)
-    ax.text(x + width / 2, y + height / 2, said, ha="center", va="center", fontsize=5.5, color="#555555", zorder=3)
+    size = min(5.5, (width - 0.02) / (_LETTER * max(map(len, said.split("\n")))))
+    ax.text(x + width / 2, y + height / 2, said, ha="center", va="center", fontsize=size, color="#555555", zorder=3)
 
 
 def _caption(ax: Axes, caption: Caption, x: float, y: float, width: float) -> None:
@@ -287,18 +525,37 @@ def _caption(ax: Axes, caption: Caption, x: float, y: float, width: float) -> No
 
 def _fitted(ax: Axes, text: str, x: float, y: float, width: float, **look: Any) -> None:
     """Small text, centred; smaller and then shortened where it would reach into its neighbours."""
-    at_one_point = 0.0083  # mean width of a character in inches per point
-    size = min(5.5, max(4.3, (width + _GAP) / (at_one_point * len(text))))
-    most = max(8, int((width + _GAP) / (at_one_point * size)))
+    size = min(5.5, max(4.3, (width + _GAP) / (_LETTER * len(text))))
+    most = max(8, int((width + _GAP) / (_LETTER * size)))
     ax.text(x, y, short(text, most), ha="center", fontsize=size, **look)
 
 
-def _legend(ax: Axes, scale: Scale, width: float, height: float) -> None:
-    y = height - 0.2
-    ramp = mpl.colormaps[COLOR_MAP](np.linspace(0, 1, 128))[None, :, :3]
-    ax.imshow(ramp, extent=(_NAMES + 0.1, _NAMES + 0.95, y + 0.05, y - 0.05), aspect="auto", zorder=2)
-    ax.text(_NAMES + 0.06, y, "0", ha="right", va="center", fontsize=6)
-    ax.text(_NAMES + 0.99, y, "max", ha="left", va="center", fontsize=6)
-    shown = _SHOWN[scale] if width > 6.7 else _SHOWN[scale].partition(":")[0]  # what it means, where that fits
-    ax.text(_NAMES + 1.28, y, f"ReLU(map); scale {scale}: {shown}", va="center", fontsize=6, color="#444444")
-    ax.set(xlim=(0, width), ylim=(height, 0))  # imshow moves the limits
+def _draw_legend(ax: Axes, cells: Sequence[Cell], legend: _Legend, width: float, top: float) -> None:
+    """What the colours mean: one line for each kind of map on the page, then the note."""
+    y = top + 0.22
+    shown = _SHOWN[legend.scale].replace("map", legend.what)
+    shown = shown if width > 6.7 else shown.partition(":")[0]  # what it means, where that fits
+    said = f"scale {legend.scale}: {shown}"
+    if not cells or any(not c.signed for c in cells):
+        _ramp(ax, y, mpl.colormaps[COLOR_MAP], "0", "max", f"ReLU({legend.what}); {said}")
+        y += 0.16
+        said = "divided likewise, by the largest absolute value"
+    if any(c.signed for c in cells):
+        said = said.replace("maximum", "largest absolute value")
+        _ramp(ax, y, diverging(), "−max", "max", f"{legend.what} with both signs; {said}")
+        y += 0.16
+    if legend.note:
+        ax.text(0.06, y - 0.02, legend.note, va="center", fontsize=6, color="#444444")
+
+
+def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str) -> None:
+    left = 0.36
+    ax.imshow(
+        colors(np.linspace(0, 1, 128))[None, :, :3],
+        extent=(left, left + 0.85, y + 0.05, y - 0.05),
+        aspect="auto",
+        zorder=2,
+    )
+    ax.text(left - 0.04, y, low, ha="right", va="center", fontsize=6)
+    ax.text(left + 0.89, y, high, ha="left", va="center", fontsize=6)
+    ax.text(left + 1.25, y, text, va="center", fontsize=6, color="#444444")

@@ -1,0 +1,81 @@
+"""Models beside each other: images × models at one depth, or models × depths of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+
+from gradlens.figures.cam_grid import Cell, Column, Row, Scale, Scene, cam_grid, target_text
+
+
+def cam_models(
+    images: Sequence[Sequence[Scene]], *, title: str = "", scale: Scale = "map", signed: bool = False
+) -> Iterator[Figure]:
+    """Draw images × models at each model's last depth; a row per image, or per image, target and method.
+
+    Args:
+        images: for each image one scene per model, the models in the same order.
+        title: above the grid.
+        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+    """
+    several_targets = len(images[0][0].targets()) > 1
+    several_methods = len(images[0][0].methods()) > 1
+    rows = []
+    for i, scenes in enumerate(images):
+        for k, stack in enumerate(scenes[0].stacks):
+            about = [scenes[0].source] if k == 0 else []
+            about += [target_text(stack)] if several_targets else []
+            about += [stack.method] if several_methods else []
+            rows.append(
+                Row(
+                    view=scenes[0].view,
+                    name=scenes[0].name if k == 0 else "",
+                    source=about,
+                    cells=[_last(scene, k, signed) for scene in scenes],
+                    image=f"{i} {stack.method}",
+                    block=str(i),
+                )
+            )
+    columns = [Column(scene.model, scene.stacks[0].depths[-1].name) for scene in images[0]]
+    return cam_grid(rows, columns, title=title, scale=scale)
+
+
+def _last(scene: Scene, k: int, signed: bool) -> Cell:
+    cell = scene.cells(k, signed)[-1]
+    return Cell(cell.map, cell.status, scene.caption if k == 0 else None, signed, cell.outline)
+
+
+def cam_models_by_depths(
+    scenes: Sequence[Scene], *, title: str = "", scale: Scale = "map", signed: bool = False
+) -> Iterator[Figure]:
+    """Draw models × depths of one image; a block of rows per model where there are several targets.
+
+    Depths of different models have little in common but their order, so columns are numbered, and each cell says
+    which depth it is.
+
+    Args:
+        scenes: one image as each model saw it, all with the same targets and method.
+        title: above the grid; the image's name if empty.
+        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+    """
+    most = max(len(stack.depths) for scene in scenes for stack in scene.stacks)
+    several = len(scenes[0].stacks) > 1 or scenes[0].stacks[0].against is not None
+    rows = []
+    for scene in scenes:
+        for k, stack in enumerate(scene.stacks):
+            cells: list[Cell | None] = list(scene.cells(k, signed, captions=True))
+            rows.append(
+                Row(
+                    view=scene.view,
+                    name=scene.model if k == 0 else "",
+                    source=target_text(stack) if several else "",
+                    cells=cells + [None] * (most - len(cells)),
+                    image=stack.method,
+                    caption=scene.caption if k == 0 else None,
+                    block=scene.model,
+                )
+            )
+    columns = [Column(f"depth {k + 1}") for k in range(most)]
+    first = scenes[0]
+    return cam_grid(rows, columns, title=title or f"{first.name} · {first.source} · shallow to deep", scale=scale)
