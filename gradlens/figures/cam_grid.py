@@ -31,6 +31,7 @@ COLOR_MAP = "inferno"  # lightness rises evenly with the value, for every kind o
 RIGHT, WRONG = "#1a7f37", "#c4281c"
 PAGE_HEIGHT = 9.3  # inches that a page leaves for one figure
 MOST_COLUMNS = 10  # cells beside each other before a row of depths wraps
+LARGEST, SMALLEST = 1.15, 0.5  # inches a side of a cell
 TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
 _GAP = 0.035  # inches between cells
 _GROUP = 0.075  # inches between groups of columns, more than between cells
@@ -242,24 +243,44 @@ class _Plan:
     def wraps(self) -> bool:
         return len(self.lines) > 1
 
-    def height_of(self, row: Row) -> float:
-        """Of one line of a row, with what stands under it."""
-        captions = row.caption or any(c and c.caption for c in row.cells)
+    @property
+    def free(self) -> float:
+        """Height that a page has for blocks."""
+        return PAGE_HEIGHT - _TOP - _FOOT - (0.0 if self.wraps else self.header)
+
+    def height_of(self, row: Row, alone: bool) -> float:
+        """Of one line of a row, with what stands under it; a prediction needs no room where nothing is below it."""
+        captions = any(c and c.caption for c in row.cells) or (row.caption and alone and not self.wraps)
         return _aspect(row.view) * self.cell + _GAP + (_CAPTION if captions else 0.0)
 
     def block_height(self, rows: Sequence[Row]) -> float:
+        """Of all lines of a block."""
         # where depths wrap, every line needs its own names above it
-        one = sum(map(self.height_of, rows)) + (self.header if self.wraps else 0.0)
+        one = sum(self.height_of(row, len(rows) == 1) for row in rows) + (self.header if self.wraps else 0.0)
         return len(self.lines) * one + _BLOCK
 
 
 def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
+    """Cells as large as the page's width allows; smaller where a block then fits on one page."""
     groups = _groups(columns)
     broad = max(map(len, groups))
     most = max(1, (MOST_COLUMNS - 1) // broad)  # groups beside each other
     across = math.ceil(len(groups) / math.ceil(len(groups) / most))  # wrapped lines are of even length
     between = _GROUP if broad > 1 else 0.0
-    cell = min(1.15, (PAGE_WIDTH - _NAMES - 0.05 - across * between) / (across * broad + 1) - _GAP)
+    cell = min(LARGEST, (PAGE_WIDTH - _NAMES - 0.05 - across * between) / (across * broad + 1) - _GAP)
+    plan = _placed(columns, groups, across, between, cell)
+    blocks = _blocks(rows)
+    while cell > SMALLEST and any(plan.block_height(block) > plan.free for block in blocks):
+        cell -= 0.02
+        smaller = _placed(columns, groups, across, between, cell)
+        if all(smaller.block_height(block) <= smaller.free for block in blocks):
+            return smaller
+    return plan
+
+
+def _placed(
+    columns: Sequence[Column], groups: Sequence[Sequence[int]], across: int, between: float, cell: float
+) -> _Plan:
     lines, widest = [], 0.0
     for first in range(0, len(groups), across):
         line, x = [], _NAMES + cell + _GAP
@@ -270,7 +291,7 @@ def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
                 x += cell + _GAP
         lines.append(tuple(line))
         widest = max(widest, x)
-    header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns) + 0.12 * (broad > 1)
+    header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns) + 0.12 * (between > 0)
     return _Plan(tuple(lines), cell, header, max(widest + 0.05, 6.0))  # the title and the legend need their room
 
 
@@ -285,29 +306,37 @@ def _groups(columns: Sequence[Column]) -> list[list[int]]:
     return groups
 
 
+def _blocks(rows: Sequence[Row]) -> list[list[Row]]:
+    blocks: list[list[Row]] = []
+    for row in rows:
+        if blocks and row.block and row.block == blocks[-1][0].block:
+            blocks[-1].append(row)
+        else:
+            blocks.append([row])
+    return blocks
+
+
 def _pages(rows: Sequence[Row], plan: _Plan) -> list[list[list[Row]]]:
     """Pages of blocks of rows: a block stays on one page unless it is higher than a page."""
-    blocks = [list(block) for _, block in groupby(enumerate(rows), key=lambda pair: pair[1].block or pair[0])]
-    free = PAGE_HEIGHT - _TOP - _FOOT - (0.0 if plan.wraps else plan.header)
     pages: list[list[list[Row]]] = []
     left = 0.0
-    for numbered in blocks:
-        for part in _parts([row for _, row in numbered], plan, free):
+    for block in _blocks(rows):
+        for part in _parts(block, plan):
             height = plan.block_height(part)
             if not pages or height > left:
                 pages.append([])
-                left = free
+                left = plan.free
             pages[-1].append(part)
             left -= height
     return pages
 
 
-def _parts(block: list[Row], plan: _Plan, free: float) -> list[list[Row]]:
+def _parts(block: list[Row], plan: _Plan) -> list[list[Row]]:
     """The block, in as few parts of even length as fit a page each."""
     for count in range(1, len(block) + 1):
         size = math.ceil(len(block) / count)
         parts = [block[i : i + size] for i in range(0, len(block), size)]
-        if all(plan.block_height(part) <= free for part in parts):
+        if all(plan.block_height(part) <= plan.free for part in parts):
             return parts
     return [[row] for row in block]  # one row alone is higher than a page
 
@@ -416,7 +445,7 @@ def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
                 cell = row.cells[column]
                 if cell is not None:
                     _cell(ax, row.view, cell, tops[column], x, y, plan.cell, height)
-            y += plan.height_of(row)
+            y += plan.height_of(row, len(block) == 1)
     return y + _BLOCK
 
 
@@ -471,13 +500,12 @@ def signed_overlay(view: np.ndarray, raw: np.ndarray, top: float) -> np.ndarray:
         top: the absolute value that the darkest colours stand for, positive.
 
     Returns:
-        uint8 (h, w, 3): the image in pale grey, coloured where the map is not zero; the stronger, the more opaque.
+        uint8 (h, w, 3): the image in pale grey, tinted where the map is not zero; the stronger, the darker.
     """
-    pale = 0.5 + 0.5 * _grey(view)  # the colours are darkest at the ends, so what they cover is pale
+    pale = 0.62 + 0.38 * _grey(view)
     heat = _enlarged(np.clip(raw.astype(np.float32) / np.float32(top), -1, 1), pale)
-    color = diverging()((heat + 1) / 2)[..., :3].astype(np.float32)
-    opacity = 0.9 * np.sqrt(np.abs(heat))[..., None]
-    return np.round(255 * (color * opacity + pale * (1 - opacity))).astype(np.uint8)
+    # multiplied, like ink on paper: mixing would show the map's zeros as lines, darker than the white around them
+    return np.round(255 * pale * diverging()((heat + 1) / 2)[..., :3].astype(np.float32)).astype(np.uint8)
 
 
 def _grey(view: np.ndarray) -> np.ndarray:
@@ -527,29 +555,37 @@ def _fitted(ax: Axes, text: str, x: float, y: float, width: float, **look: Any) 
     """Small text, centred; smaller and then shortened where it would reach into its neighbours."""
     size = min(5.5, max(4.3, (width + _GAP) / (_LETTER * len(text))))
     most = max(8, int((width + _GAP) / (_LETTER * size)))
-    ax.text(x, y, short(text, most), ha="center", fontsize=size, **look)
+    ax.text(x, y, _shortened(text, most), ha="center", fontsize=size, **look)
+
+
+def _shortened(text: str, most: int) -> str:
+    """A module path keeps its end, which tells depths apart; other text its beginning and end."""
+    if len(text) > most and "." in text and " " not in text:
+        tails = (text[i + 1 :] for i, letter in enumerate(text) if letter == ".")
+        text = next((f"…{tail}" for tail in tails if len(tail) < most), text)
+    return short(text, most)
 
 
 def _draw_legend(ax: Axes, cells: Sequence[Cell], legend: _Legend, width: float, top: float) -> None:
     """What the colours mean: one line for each kind of map on the page, then the note."""
     y = top + 0.22
-    shown = _SHOWN[legend.scale].replace("map", legend.what)
-    shown = shown if width > 6.7 else shown.partition(":")[0]  # what it means, where that fits
-    said = f"scale {legend.scale}: {shown}"
+    said = f"scale {legend.scale}: {_SHOWN[legend.scale].replace('map', legend.what)}"
     if not cells or any(not c.signed for c in cells):
-        _ramp(ax, y, mpl.colormaps[COLOR_MAP], "0", "max", f"ReLU({legend.what}); {said}")
+        _ramp(ax, y, mpl.colormaps[COLOR_MAP], "0", "max", f"ReLU({legend.what}); {said}", width)
         y += 0.16
         said = "divided likewise, by the largest absolute value"
     if any(c.signed for c in cells):
         said = said.replace("maximum", "largest absolute value")
-        _ramp(ax, y, diverging(), "−max", "max", f"{legend.what} with both signs; {said}")
+        _ramp(ax, y, diverging(), "−max", "max", f"{legend.what} with both signs; {said}", width)
         y += 0.16
     if legend.note:
         ax.text(0.06, y - 0.02, legend.note, va="center", fontsize=6, color="#444444")
 
 
-def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str) -> None:
+def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str, width: float) -> None:
     left = 0.36
+    if len(text) > (width - left - 1.3) / (_LETTER * 6 * 0.9):  # what the scale means for a reader, where that fits
+        text = text.rpartition(":")[0]
     ax.imshow(
         colors(np.linspace(0, 1, 128))[None, :, :3],
         extent=(left, left + 0.85, y + 0.05, y - 0.05),

@@ -10,14 +10,14 @@ from gradlens.figures.cam_grid import Row, Scale, Scene, cam_grid, depth_columns
 
 
 def cam_images(
-    scenes: Sequence[Scene], *, title: str = "", scale: Scale = "map", signed: bool = False
+    scenes: Sequence[Scene], *, title: str = "", scale: Scale = "map", signed: bool = False, note: str = ""
 ) -> Iterator[Figure]:
     """Draw images × depths.
 
     Args:
         scenes: one model's images, all with the same depths, targets and method.
         title: above the grid; the model's name if empty.
-        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+        scale, signed, note: see :mod:`gradlens.figures.cam_grid`.
     """
     tells_target = len(scenes[0].stacks) > 1 or any(stack.against for scene in scenes for stack in scene.stacks)
     rows = [
@@ -33,4 +33,4 @@ def cam_images(
         for i, scene in enumerate(scenes)
         for k, stack in enumerate(scene.stacks)
     ]
-    return cam_grid(rows, depth_columns(scenes[0].stacks[0]), title=title or scenes[0].model, scale=scale)
+    return cam_grid(rows, depth_columns(scenes[0].stacks[0]), title=title or scenes[0].model, scale=scale, note=note)

@@ -17,6 +17,7 @@ def cam_methods(
     title: str = "",
     scale: Scale = "map",
     signed: bool = False,
+    note: str = "",
 ) -> Iterator[Figure]:
     """Draw methods × depths.
 
@@ -24,7 +25,7 @@ def cam_methods(
         scene: one image in one model, with a stack per target and method.
         titles: how to write the methods' names; as registered where missing.
         title: above the grid; model and image if empty.
-        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+        scale, signed, note: see :mod:`gradlens.figures.cam_grid`.
     """
     deep = next((stack for stack in scene.stacks if not _at_the_pixels(stack)), None)
     pixels = next((stack for stack in scene.stacks if _at_the_pixels(stack)), None)
@@ -54,6 +55,7 @@ def cam_methods(
         columns + depths,
         title=title or f"{scene.model} · {scene.name} · {scene.source}",
         scale=scale,
+        note=note,
     )
 
 

@@ -10,14 +10,14 @@ from gradlens.figures.cam_grid import Cell, Column, Row, Scale, Scene, cam_grid,
 
 
 def cam_models(
-    images: Sequence[Sequence[Scene]], *, title: str = "", scale: Scale = "map", signed: bool = False
+    images: Sequence[Sequence[Scene]], *, title: str = "", scale: Scale = "map", signed: bool = False, note: str = ""
 ) -> Iterator[Figure]:
     """Draw images × models at each model's last depth; a row per image, or per image, target and method.
 
     Args:
         images: for each image one scene per model, the models in the same order.
         title: above the grid.
-        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+        scale, signed, note: see :mod:`gradlens.figures.cam_grid`.
     """
     several_targets = len(images[0][0].targets()) > 1
     several_methods = len(images[0][0].methods()) > 1
@@ -38,7 +38,7 @@ def cam_models(
                 )
             )
     columns = [Column(scene.model, scene.stacks[0].depths[-1].name) for scene in images[0]]
-    return cam_grid(rows, columns, title=title, scale=scale)
+    return cam_grid(rows, columns, title=title, scale=scale, note=note)
 
 
 def _last(scene: Scene, k: int, signed: bool) -> Cell:
@@ -47,7 +47,7 @@ def _last(scene: Scene, k: int, signed: bool) -> Cell:
 
 
 def cam_models_by_depths(
-    scenes: Sequence[Scene], *, title: str = "", scale: Scale = "map", signed: bool = False
+    scenes: Sequence[Scene], *, title: str = "", scale: Scale = "map", signed: bool = False, note: str = ""
 ) -> Iterator[Figure]:
     """Draw models × depths of one image; a block of rows per model where there are several targets.
 
@@ -57,7 +57,7 @@ def cam_models_by_depths(
     Args:
         scenes: one image as each model saw it, all with the same targets and method.
         title: above the grid; the image's name if empty.
-        scale, signed: see :mod:`gradlens.figures.cam_grid`.
+        scale, signed, note: see :mod:`gradlens.figures.cam_grid`.
     """
     most = max(len(stack.depths) for scene in scenes for stack in scene.stacks)
     several = len(scenes[0].stacks) > 1 or scenes[0].stacks[0].against is not None
@@ -78,4 +78,6 @@ def cam_models_by_depths(
             )
     columns = [Column(f"depth {k + 1}") for k in range(most)]
     first = scenes[0]
-    return cam_grid(rows, columns, title=title or f"{first.name} · {first.source} · shallow to deep", scale=scale)
+    return cam_grid(
+        rows, columns, title=title or f"{first.name} · {first.source} · shallow to deep", scale=scale, note=note
+    )

@@ -18,6 +18,7 @@ def cam_targets(
     title: str = "",
     scale: Scale = "map",
     signed: bool = False,
+    note: str = "",
 ) -> Iterator[Figure]:
     """Draw images × depths, three cells per depth: A, B and A − B, the last with both signs.
 
@@ -26,7 +27,7 @@ def cam_targets(
             (:func:`gradlens.cam.derived.difference`).
         names: what A and B are, such as ``predicted`` and ``true``.
         title: above the grid; the model's name if empty.
-        scale, signed: see :mod:`gradlens.figures.cam_grid`; ``signed`` also for A and B.
+        scale, signed, note: see :mod:`gradlens.figures.cam_grid`; ``signed`` also for A and B.
 
     Raises:
         ValueError: a scene has no three stacks.
@@ -52,6 +53,7 @@ def cam_targets(
                 caption=scene.caption,
             )
         )
+    said = f"A: {names[0]}. B: {names[1]}. A − B: difference of the two raw maps; brown speaks for A, blue for B."
     columns = [
         Column(name, group=f"{p.name} · stride {p.stride_text}" if p.path else "pixels")
         for p in scenes[0].stacks[0].depths
@@ -62,5 +64,5 @@ def cam_targets(
         columns,
         title=title or scenes[0].model,
         scale=scale,
-        note=f"A: {names[0]}. B: {names[1]}. A − B: difference of the two raw maps; brown speaks for A, blue for B.",
+        note=f"{said} {note}".rstrip(),
     )

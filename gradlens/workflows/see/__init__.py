@@ -28,7 +28,7 @@ from gradlens.workflows.run_folder import RunFolder
 from gradlens.workflows.see.pages import Drawing, drawings, file_name
 from gradlens.workflows.see.pictures import Picture, chosen_sets, pictures
 from gradlens.workflows.see.run import CamRequest, CamRun, Seen, SeenImage, layer_fields
-from gradlens.workflows.see.targets import Labels, asks
+from gradlens.workflows.see.targets import CONTRAST, Labels, asks
 from gradlens.zoo import checkpoints
 
 __all__ = ["CamRequest", "CamRun", "Seen", "SeenImage", "cam", "layer_fields", "layers"]
@@ -51,7 +51,7 @@ def layers(
             name, zoo=zoo, weights=weights or ("random" if _is_foreign(name) else None), classes=classes,
             offline=runtime.offline,
         )  # fmt: skip
-        found.append((model, _depths(model, runtime)))
+        found.append((model, depths_of(model, runtime)))
     return found
 
 
@@ -59,7 +59,8 @@ def _is_foreign(name: str) -> bool:
     return ":" in name
 
 
-def _depths(model: LoadedModel, runtime: Runtime) -> Depths:
+def depths_of(model: LoadedModel, runtime: Runtime) -> Depths:
+    """The depths of a loaded model at its own input size; the model is on the run's device from here on."""
     device = runtime.torch_device()
     model.module.to(device)
     generator = torch.Generator().manual_seed(0)
@@ -122,7 +123,7 @@ def _check(request: CamRequest) -> None:
     """What can be refused before anything is computed."""
     for name in request.methods:
         chosen = METHODS[name]
-        if chosen.needs == "model" and any(target.startswith("contrast:") for target in request.targets):
+        if chosen.needs == "model" and any(target.startswith(CONTRAST) for target in request.targets):
             raise InputError(
                 f"{chosen.title} explains one class at a time, so it cannot contrast two; "
                 "use a method over gradients, such as gradcam, or two --target"
@@ -150,7 +151,7 @@ def _batches(sets: Sequence[ImageSet], run: CamRun, runtime: Runtime) -> Iterato
 
 
 def _viewer(model: LoadedModel, asked: Sequence[str], request: CamRequest, runtime: Runtime) -> _Viewer:
-    depths = _depths(model, runtime)
+    depths = depths_of(model, runtime)
     if depths.note:
         runtime.say(f"{model.name}: {depths.note}")
     seen = Seen(model, depths.select(asked), tuple(asks(request.targets, model)))

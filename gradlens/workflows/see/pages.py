@@ -20,6 +20,7 @@ from gradlens.figures.cam_models import cam_models, cam_models_by_depths
 from gradlens.figures.cam_targets import cam_targets
 from gradlens.figures.feature_maps import feature_maps
 from gradlens.workflows.see.run import CamRequest, Seen, SeenImage
+from gradlens.workflows.see.targets import CONTRAST
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ def _caption(image: SeenImage) -> Caption:
     return Caption(f"{name} {100 * probability:.0f}%", correct)
 
 
-def _signed(request: CamRequest) -> bool:
-    """Contrasts have two sides, so both are shown."""
-    return request.signed or any(target.startswith("contrast:") for target in request.targets)
-
-
 def _look(request: CamRequest) -> dict[str, Any]:
-    return {"scale": request.scale, "signed": _signed(request)}
+    """How maps are drawn: contrasts have two sides, so both are shown."""
+    contrasts = any(target.startswith(CONTRAST) for target in request.targets)
+    notes = []
+    if contrasts:
+        notes.append("After the arrow: brown speaks for the first class, blue for the second.")
+    if request.outline == "box":
+        notes.append(f"Box: around the largest region with at least {100 * request.threshold:.3g}% of the maximum.")
+    elif request.outline:
+        notes.append(f"Contours: {100 * request.threshold:.3g}% of the map's maximum.")
+    return {"scale": request.scale, "signed": request.signed or contrasts, "note": " ".join(notes)}
 
 
 def _one_model(seen: Seen, request: CamRequest) -> Drawing:
