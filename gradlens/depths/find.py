@@ -17,10 +17,11 @@ What the cuts are thinned to, in forward order:
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,12 +30,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlens.depths.graph import Cuts, find_cuts
-from gradlens.depths.layout import ATTEMPTS, Reading, check, probe_images, readings
+from gradlens.depths.layout import ATTEMPTS, Attempt, Reading, check, probe_images, readings, relay
 from gradlens.depths.modules import hooked, undisturbed, unwrap
 from gradlens.errors import DepthError, ModelError, NotFoundError
 from gradlens.records import HookPoint
 from gradlens.zoo.outputs import logits_of
 
+MOST_IN_PARALLEL = 0.25  # of a network's layers may lie outside its depths before that is worth a word
 STAGES_OF_A_COLUMN = 5  # depths that `stages` picks where the resolution never changes
 
 # Leaf modules that only hand their input on in evaluation mode: no depth is named after one.
@@ -164,6 +166,7 @@ class _Finder:
         self.modules = {path: m for path, m in model.named_modules() if path}
         self.token_hints: tuple[list[tuple[int, int]], int | None] = ([], None)
         self.outputs: list[_Output] = []
+        self.relays: dict[tuple[str, int], Reading] = {}  # cuts that passed the check, and how they are read
         self.total_flops = 0
 
     def find(self) -> Depths:
@@ -171,21 +174,22 @@ class _Finder:
         spatial = [o for o in self.outputs if o.cut and o.reading is not None]
         chosen, ends_block = _thin(spatial, self.outputs, cuts)
         settled = self._settle(chosen)
-        reached = self._reached(chosen) if chosen else set()
+        reached = self._reached(chosen, self.logits) if chosen else set()
+        if chosen and not reached:
+            reached = self._reached_past_zeros(chosen)
         points = [self._point(o, settled[o.key], o.key in ends_block) for o in chosen]
         usable = [i for i, p in enumerate(points) if p.verified is not False]
         live = [i for i in usable if chosen[i].key in reached]
         notes = []
         if not chosen:
-            notes.append(
-                "no spatial module output is crossed by every path from the pixels to the logits; name modules by hand"
-            )
+            notes.append("no spatial module output is crossed by every path from the pixels to the logits")
         if usable:
             last = (live or usable)[-1]
             points[last] = _add(points[last], "last")
             points[: last + 1] = _with_stages(points[: last + 1])
         if usable and not live:
             notes.append("with these weights the gradient is zero at every depth, so `last` is simply the deepest")
+        notes += self._in_parallel(chosen)
         del self.logits
         for o in self.outputs:
             o.tensor = o.node = None
@@ -252,48 +256,100 @@ class _Finder:
         self.outputs = raw
         return cuts
 
-    def _reached(self, outputs: list[_Output]) -> set[tuple[str, int]]:
+    def _in_parallel(self, chosen: list[_Output]) -> list[str]:
+        """What to know if much of the network's work lies in parallel branches that no depth closes; mostly nothing."""
+        ranks = [o.rank or 0 for o in chosen]
+        tensors = {(o.rank, o.number) for o in chosen}
+        closed = {o.path for o in self.outputs if (o.rank, o.number) in tensors}
+        leaves = [o for o in self.outputs if o.rank is not None and _works(o.module)]
+        between: dict[int, list[_Output]] = defaultdict(
+            list
+        )  # layers that something skips past, by the depth after them
+        for o in leaves:
+            if not o.cut:
+                between[bisect.bisect_left(ranks, o.rank or 0)].append(o)
+        hidden = []
+        for part in between.values():
+            outside = [o for o in part if not closed & set(_ancestors(o.path))]
+            hidden += outside if 2 * len(outside) > len(part) else []  # else a block's modules, some shared by blocks
+        if len(hidden) <= MOST_IN_PARALLEL * len(leaves):
+            return []
+        around = {path for o in hidden for path in _ancestors(o.path)}
+        grids = {o.path: o for o in self.outputs if o.path in around and o.reading is not None and not o.cut}
+        largest = sorted((grids[path] for path in _outermost(set(grids))), key=lambda o: -o.working_leaves)[:3]
+        settled = self._settle(largest)
+        named = [o.path for o in largest if settled[o.key][1] is not False]
+        hint = f"; modules named by hand work there, e.g. {', '.join(sorted(named))}" if named else ""
+        return [f"{len(hidden)} of {len(leaves)} layers lie in parallel branches that no single output closes{hint}"]
+
+    def _reached(self, outputs: list[_Output], logits: torch.Tensor) -> set[tuple[str, int]]:
         """Which of these have a gradient that is not zero in every cell of their grid (for the predicted class)."""
         tensors = [o.tensor for o in outputs if o.tensor is not None]  # none was let go yet
         with torch.inference_mode(False), torch.enable_grad():
-            gradients = torch.autograd.grad(self.logits.max(), tensors, allow_unused=True)
+            gradients = torch.autograd.grad(logits.max(), tensors, allow_unused=True)
         return {
             o.key
             for o, g in zip(outputs, gradients, strict=True)
             if g is not None and o.reading is not None and bool(o.reading.grid(g).abs().max() > 0)
         }
 
+    def _reached_past_zeros(self, outputs: list[_Output]) -> set[tuple[str, int]]:
+        """:meth:`_reached` with noise for weights that are zero throughout: an untrained head often starts so."""
+        generator = torch.Generator().manual_seed(0)
+        noise = {
+            name: (torch.randn(p.shape, generator=generator) * 0.02).to(p)
+            for name, p in self.model.named_parameters()
+            if p.ndim >= 2 and not p.any()
+        }
+        seen: dict[tuple[str, int], torch.Tensor] = {}
+
+        def see(path: str, call: int, tensor: torch.Tensor) -> None:
+            seen[path, call] = tensor
+
+        with undisturbed(self.model), hooked({o.path: o.module for o in outputs}, see):
+            pixels = self.image.clone().requires_grad_(True)
+            logits = logits_of(torch.func.functional_call(self.model, noise, (pixels,)))
+        return self._reached([replace(o, tensor=seen[o.key]) for o in outputs], logits)
+
     def _settle(self, outputs: list[_Output]) -> dict[tuple[str, int], tuple[Reading, bool | None]]:
         """Choose each output's reading by the perturbation check: the first that passes, else the most plausible."""
         options = {o.key: readings(o.shape, self.size, *self.token_hints) for o in outputs}
         verdicts: dict[tuple[str, int], dict[Reading, bool | None]] = defaultdict(dict)
-        pending = set(options)
-        for side, strength in ATTEMPTS:
+        for attempt in ATTEMPTS:
+            pending = {k: o for k, o in options.items() if True not in verdicts[k].values()}
             if not pending:
                 break
             generator = torch.Generator().manual_seed(0)
             base = torch.randn(self.image.shape, generator=generator).to(self.image) * 0.3
-            batch = probe_images(base, side, strength, generator)
-            asked = {path: self.modules[path] for path, _ in pending}
-            see = self._judge(pending, options, verdicts, side)
+            batch = probe_images(base, attempt.side, attempt.strength, generator)
+            asked = {path: self.modules[path] for path, _ in [*pending, *(self.relays if attempt.relayed else ())]}
+            see = self._judge(pending, verdicts, attempt, {o.key for o in outputs if o.cut})
             with undisturbed(self.model), torch.no_grad(), hooked(asked, see):
                 self.model(batch)
-            pending = {k for k in pending if True not in verdicts[k].values()}
         return {key: _decide(options[key], verdicts[key]) for key in options}
 
     def _judge(
         self,
-        pending: set[tuple[str, int]],
-        options: dict[tuple[str, int], list[Reading]],
+        pending: dict[tuple[str, int], list[Reading]],
         verdicts: dict[tuple[str, int], dict[Reading, bool | None]],
-        side: float,
-    ) -> Callable[[str, int, torch.Tensor], None]:
-        """What to do with each output for :func:`probe_images`: try its readings, note which pass."""
+        attempt: Attempt,
+        cuts: set[tuple[str, int]],
+    ) -> Callable[[str, int, torch.Tensor], torch.Tensor | None]:
+        """What to do with each output for :func:`probe_images`: try its readings until one passes, then relay."""
 
-        def see(path: str, call: int, tensor: torch.Tensor) -> None:
-            if (path, call) in pending:
-                for reading in options[path, call]:
-                    verdicts[path, call][reading] = check(tensor.detach(), reading, self.size, side)
+        def see(path: str, call: int, tensor: torch.Tensor) -> torch.Tensor | None:
+            key = path, call
+            for reading in pending.get(key, ()):
+                verdict = check(tensor, reading, self.size, attempt.side)
+                if verdict is not None or reading not in verdicts[key]:
+                    verdicts[key][reading] = verdict
+                if verdict:
+                    if key in cuts:
+                        self.relays[key] = reading
+                    break
+            if attempt.relayed and key in self.relays:
+                return relay(tensor, self.relays[key], attempt, self.size)
+            return None
 
         return see
 
@@ -363,12 +419,26 @@ def _thin(spatial: list[_Output], outputs: list[_Output], cuts: Cuts) -> tuple[l
         # 2. steps inside a block are no depths of their own
         if not any(output.path.startswith(b + ".") for b in blocks):
             chosen.append(output)
+    chosen = _without_readout(chosen, outputs)
     # a plain network's blocks are those of its repeated class, or, where nothing repeats, its steps
     for ends in (skipping, plain):
         keys = {o.key for o in chosen if o.path in ends}
         if keys:
             return chosen, keys
     return chosen, {o.key for o in chosen}
+
+
+def _without_readout(chosen: list[_Output], outputs: list[_Output]) -> list[_Output]:
+    """Without a lone step inside a module that gives no grid: attention pooling's keys and values are no depth."""
+    vectors = {o.path for o in outputs if o.rank is not None and o.reading is None and o.is_own_container}
+    kept = []
+    for o in chosen:
+        others = [c for c in chosen if c is not o]
+        readouts = [path for path in _ancestors(o.path) if path in vectors]
+        lone = any(not any(c.path.startswith(path + ".") for c in others) for path in readouts)
+        if not lone or not any(c.reading == o.reading for c in others):
+            kept.append(o)
+    return kept
 
 
 def _same_depth(before: _Output, after: _Output, cuts: Cuts) -> bool:
@@ -409,11 +479,13 @@ def _block_paths(tensors: list[list[_Output]], outputs: list[_Output]) -> tuple[
 
 def _closing(path: str, containers: Mapping[str, _Output]) -> str:
     """The innermost of these containers around a module; empty if there is none."""
-    while path:
-        path = path.rpartition(".")[0]
-        if path in containers:
-            return path
-    return ""
+    return next((outer for outer in _ancestors(path) if outer in containers), "")
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """The paths of the modules around a module, innermost first, without the network itself."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _outermost(paths: set[str]) -> set[str]:

@@ -3,13 +3,14 @@
 A tensor's shape alone cannot tell (N, 16, 16, 16) channels first from channels last, nor which of 197 tokens is the
 class token, nor whether tokens stand in raster order. So every reading that fits the shape is tried against an
 input-perturbation check: a patch of the image is replaced, and the cell whose features change most must be the
-patch's own.
+patch's own. Where that tells nothing, the same is asked from one depth to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -18,8 +19,24 @@ from gradlens.records import Layout
 MOST_PREFIX_TOKENS = 16
 # Centres of the patches, as fractions of (height, width): no symmetry that a wrong reading could share.
 _CENTRES = ((0.21, 0.34), (0.77, 0.18), (0.36, 0.81), (0.84, 0.66), (0.52, 0.45))
-# What is tried in turn until an output answers: (side of a patch as a fraction of the image's, its noise's deviation).
-ATTEMPTS = ((1 / 12, 3.0), (1 / 5, 3.0), (1 / 5, 12.0))
+
+
+class Attempt(NamedTuple):
+    """One way to move the input.
+
+    Attributes:
+        side: of a patch, as a fraction of the image's.
+        strength: standard deviation of its noise.
+        relayed: whether every output whose layout is settled hands on fresh patches of its own.
+    """
+
+    side: float
+    strength: float
+    relayed: bool
+
+
+# Tried in turn until an output answers.
+ATTEMPTS = (Attempt(1 / 12, 3.0, False), Attempt(1 / 12, 3.0, True), Attempt(1 / 5, 12.0, True))
 _CLEARLY = 2.0  # another cell must change this many times as much as the patch's own to speak against a reading
 _MOVED = 1e-4  # a change smaller than this share of the features' own size is rounding, not the patch
 _HITS_NEEDED = 4  # of the five patches; chance gets there on a 7 x 7 grid in less than 2 % of tries
@@ -57,12 +74,14 @@ def readings(
     """Every plausible way to read a tensor of this shape, most plausible first; empty if it is no spatial grid.
 
     Args:
-        shape: of the tensor, batch first.
+        shape: of the tensor, batch first; for one image.
         image: (height, width) of the input in pixels.
         seen_grids: (rows, columns) of feature maps seen earlier in the same forward pass: a token grid usually is one.
         prefix_hint: the number of prefix tokens the model itself declares.
     """
     height, width = image
+    if shape[0] != 1:  # windows or inner patches as a batch: no row of it is an image
+        return []
     if len(shape) == 4:
         found = [Reading("NCHW", 0, shape[2], shape[3]), Reading("NHWC", 0, shape[1], shape[2])]
         found = [r for r in found if _fits(r, height, width)]
@@ -71,15 +90,16 @@ def readings(
     if len(shape) != 3:
         return []
     tokens = shape[1]
+    known = {0, 1, 2, 5, prefix_hint}  # none, class token, and distillation token, four registers
     found = []
     for rows, columns in dict.fromkeys(seen_grids):
         if 0 <= tokens - rows * columns <= MOST_PREFIX_TOKENS:
             found.append(Reading("NLC", tokens - rows * columns, rows, columns))
-    for prefix in range(MOST_PREFIX_TOKENS + 1):
+    for prefix in sorted(p for p in known if p is not None):
         for rows in range(1, tokens - prefix + 1):
             columns, rest = divmod(tokens - prefix, rows)
             reading = Reading("NLC", prefix, rows, columns)
-            if rest == 0 and columns and _skew(reading, height, width) < 1.3 and reading not in found:
+            if rest == 0 and columns and _square_cells(reading, height, width) and reading not in found:
                 found.append(reading)
     found = [r for r in found if _fits(r, height, width)]
     return sorted(found, key=lambda r: (r.prefix != prefix_hint, _skew(r, height, width) > 1.3, r.prefix))[:6]
@@ -92,6 +112,14 @@ def _fits(reading: Reading, height: int, width: int) -> bool:
         and reading.columns <= width
         and _skew(reading, height, width) < 2
     )
+
+
+def _square_cells(reading: Reading, height: int, width: int) -> bool:
+    """Whether square cells can tile the image in this many rows and columns, but for a rest at the edges."""
+    down, across = (
+        (size / (n + 1), size / max(n - 1, 0.5)) for size, n in ((height, reading.rows), (width, reading.columns))
+    )
+    return max(down[0], across[0]) < min(down[1], across[1])
 
 
 def _skew(reading: Reading, height: int, width: int) -> float:
@@ -117,6 +145,31 @@ def probe_images(image: torch.Tensor, side: float, strength: float, generator: t
         noise = torch.randn(copies[i, :, top:bottom, left:right].shape, generator=generator) * strength
         copies[i, :, top:bottom, left:right] = noise.to(copies)
     return copies
+
+
+def relay(tensor: torch.Tensor, reading: Reading, attempt: Attempt, image: tuple[int, int]) -> torch.Tensor:
+    """What an output of settled layout hands on instead of itself: its own patches, fresh and sharp.
+
+    In a deep network with random weights the change that a patch of pixels makes has faded into rounding or spread
+    over every cell after some ten blocks. Here each copy is the unchanged image's features but for the cells under its
+    patch, which are noise of those features' own size: what arrives at the next output tells whether its cells are
+    where this one's are.
+
+    Args:
+        tensor: the output for :func:`probe_images`.
+        reading: how to read it, known to be right.
+    """
+    onward = tensor[:1].expand_as(tensor).clone()
+    grid = reading.grid(onward)  # a view
+    mean, deviation = grid[0].float().mean((1, 2)), grid[0].float().std((1, 2))
+    generator = torch.Generator().manual_seed(0)
+    for i, (top, left, bottom, right) in enumerate(_patches(*image, attempt.side), start=1):
+        rows = _under(top, bottom, reading.rows / image[0])
+        columns = _under(left, right, reading.columns / image[1])
+        under = grid[i, :, rows, columns]
+        noise = torch.randn(under.shape, generator=generator).to(mean.device) * attempt.strength
+        grid[i, :, rows, columns] = (mean[:, None, None] + noise * deviation[:, None, None]).to(under.dtype)
+    return onward
 
 
 def _patches(height: int, width: int, side: float) -> list[tuple[int, int, int, int]]:
@@ -182,5 +235,11 @@ def _cell(at: float, cells: int) -> int:
     return min(int(at), cells - 1)
 
 
+def _under(start: int, end: int, cells_per_pixel: float) -> slice:
+    """The cells under the pixels from ``start`` to ``end``."""
+    return slice(int(start * cells_per_pixel), int((end - 1) * cells_per_pixel) + 1)
+
+
 def _covers(cell: int, start: int, end: int, cells_per_pixel: float, reach: int) -> bool:
-    return int(start * cells_per_pixel) - reach <= cell <= int((end - 1) * cells_per_pixel) + reach
+    cells = _under(start, end, cells_per_pixel)
+    return cells.start - reach <= cell < cells.stop + reach
