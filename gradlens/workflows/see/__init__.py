@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from gradlens.cam.derived import Channels, outline, strongest_channels
-from gradlens.cam.engine import explain_all
+from gradlens.cam.engine import Explanation, at_the_pixels, explain_all
 from gradlens.cam.methods import METHODS
-from gradlens.cam.targets import Contrast
+from gradlens.cam.targets import Contrast, Targets
 from gradlens.data.preprocess import to_tensor
 from gradlens.data.sources import ImageSet
 from gradlens.depths.capture import Score, capture
 from gradlens.depths.find import Depths, find_depths
-from gradlens.errors import InputError
+from gradlens.errors import InputError, ModelError
 from gradlens.figures.style import save
-from gradlens.records import CamStack, LoadedModel, Skipped
+from gradlens.records import CamStack, LoadedModel, MapStatus, Skipped
 from gradlens.runtime import Runtime, versions, whole_file
 from gradlens.shift.tables import skipped_rows, write_csv
 from gradlens.workflows.run_folder import RunFolder
@@ -75,6 +75,7 @@ def cam(request: CamRequest, runtime: Runtime, folder: Path) -> CamRun:
     """
     started = time.perf_counter()
     names = checkpoints.expand(request.models, request.zoo)
+    request = replace(request, methods=tuple(dict.fromkeys(request.methods)))
     _check(request)
     run = CamRun(folder, request)
     asked = list(request.layers) or (["last"] if len(names) > 1 else ["stages"])
@@ -206,18 +207,57 @@ class _Viewer:
                 against = [ask.against(logits, labels) for ask in chosen if ask.against]
                 return Contrast(picked, torch.stack(against, 1)) if against else picked
 
-            explanations = explain_all(
-                model.module,
-                tensors,
-                layers=[p.name for p in self.seen.points],
-                targets=targets,
-                methods=self.request.methods,
-                depths=self.depths,
-            )
+            explanations = self._by_methods(tensors, targets)
             logits = explanations[0].logits
-            stacks = [explanation.stacks(model.classes, ids, model.name) for explanation in explanations]
-            found |= {k: [same[t :: len(numbers)] for same in stacks] for t, k in enumerate(numbers)}
+            stacks = {e.method: e.stacks(model.classes, ids, model.name) for e in explanations}
+            stacks |= {name: self._undefined(stacks[explanations[0].method], name) for name in self.seen.refused}
+            for t, k in enumerate(numbers):
+                found[k] = [stacks[name][t :: len(numbers)] for name in self.request.methods]
         return logits, [column for k in sorted(found) for column in found[k]]
+
+    def _by_methods(self, tensors: torch.Tensor, targets: Targets) -> list[Explanation]:
+        """By every method that this network allows; what it refuses is noted and said, as long as one remains."""
+        refused = self.seen.refused
+        while True:
+            methods = [name for name in self.request.methods if name not in refused]
+            try:
+                return self._explained(tensors, targets, methods)
+            except ModelError as err:
+                new = self._refusals(tensors, methods)
+                if not new or len(new) == len(methods):
+                    raise ModelError(f"{self.seen.model.name}: {err}") from err
+                for name, reason in new.items():
+                    self.runtime.say(f"{self.seen.model.name}: no {METHODS[name].title}: {reason}")
+                refused |= new
+
+    def _refusals(self, tensors: torch.Tensor, methods: Sequence[str]) -> dict[str, str]:
+        """Which methods this network refuses, and why."""
+        new = {}
+        for name in methods:
+            try:
+                self._explained(tensors[:1], None, [name])
+            except ModelError as err:
+                new[name] = str(err)
+        return new
+
+    def _explained(self, tensors: torch.Tensor, targets: Targets, methods: Sequence[str]) -> list[Explanation]:
+        return explain_all(
+            self.seen.model.module,
+            tensors,
+            layers=[p.name for p in self.seen.points],
+            targets=targets,
+            methods=methods,
+            depths=self.depths,
+        )
+
+    def _undefined(self, like: Sequence[CamStack], method: str) -> list[CamStack]:
+        """Stacks of a method that the network refuses: no maps, and a status that says so."""
+        pixels = METHODS[method].at == "pixels"
+        depths = (at_the_pixels(self.seen.model.preprocess.size),) if pixels else self.seen.points
+        nothing = tuple(np.full((1, 1), np.nan, np.float32) for _ in depths)
+        undefined: MapStatus = "undefined"
+        statuses = tuple(undefined for _ in depths)
+        return [replace(stack, method=method, depths=depths, maps=nothing, statuses=statuses) for stack in like]
 
     def _channels(self, tensors: torch.Tensor, labels: Labels) -> list[list[Channels]]:
         """The strongest channels for the first target, per image and depth."""
@@ -258,22 +298,20 @@ def _draw(folder: Path, request: CamRequest, drawing: Drawing, provenance: dict[
 
 
 def _save_maps(folder: Path, seen: Seen) -> list[Path]:
-    """Raw, signed maps as ``.npz``, one file of the maps at depths and one (``--input``) of those at the pixels.
+    """Raw, signed maps as ``.npz``: one file of the maps on the depths' own grids, one (``--input``) of those at the
+    pixels, and one for each method whose maps at depths are as large as the image.
 
     Per depth one array (stacks, rows, columns) under its name; what the stacks are, row by row, under ``stacks.*``:
     image, target, against (empty unless contrasted), method, logit, probability, status (stacks, layers); the names of
-    the layers under ``stacks.layers``.
+    the layers under ``stacks.layers``. Methods that the network refuses are left out.
     """
+    files: dict[str, list[tuple[Picture, CamStack]]] = {}
+    for image in seen.images:
+        for stack in image.stacks:
+            if stack.method not in seen.refused:
+                files.setdefault(_map_file(stack), []).append((image.picture, stack))
     written = []
-    for ending in ("", "--input"):
-        rows = [
-            (image.picture, stack)
-            for image in seen.images
-            for stack in image.stacks
-            if (not stack.depths[0].path) == bool(ending)
-        ]
-        if not rows:
-            continue
+    for ending, rows in files.items():
         depths = rows[0][1].depths
         arrays = {p.name: np.stack([stack.maps[i] for _, stack in rows]) for i, p in enumerate(depths)}
         arrays |= {
@@ -291,3 +329,11 @@ def _save_maps(folder: Path, seen: Seen) -> list[Path]:
             np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
         written.append(path)
     return written
+
+
+def _map_file(stack: CamStack) -> str:
+    """What the file of a stack's maps is called besides the model; maps of one file have the same sizes."""
+    if not stack.depths[0].path:
+        return "--input"
+    own = all(m.shape == p.shape[1:] for m, p in zip(stack.maps, stack.depths, strict=True))
+    return "" if own else f"--{stack.method}"

@@ -66,12 +66,14 @@ class Seen:
         points: the depths that were asked for.
         asks: what was explained.
         images: in order; grows while the run goes on.
+        refused: methods that this network does not allow, and why; their maps are undefined.
     """
 
     model: LoadedModel
     points: tuple[HookPoint, ...]
     asks: tuple[Ask, ...]
     images: list[SeenImage] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def stacks(self) -> list[CamStack]:
@@ -99,7 +101,10 @@ class CamRun:
     def document(self) -> dict[str, Any]:
         """The JSON document of INTERFACE: models with their layers, images, figures, maps."""
         document = {
-            "models": [{"name": s.model.name, "layers": [_layer(s, p) for p in s.depths()]} for s in self.seen],
+            "models": [
+                {"name": s.model.name, "layers": [_layer(s, p) for p in s.depths()], "refused": s.refused}
+                for s in self.seen
+            ],
             "images": [entry for s in self.seen for image in s.images for entry in _entries(s, image)],
             "figures": [str(p) for p in self.figures],
             "maps": [str(p) for p in self.maps],
