@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from gradlens.depths.modules import undisturbed
 from gradlens.errors import ModelError
 from gradlens.records import HookPoint
 from gradlens.zoo.outputs import logits_of
+
+T = TypeVar("T")
 
 # What goes through the network at once, in pixels: 8 images of 224 a side with their whole graph, 64 without one.
 _WITH_GRAPH = 8 * 224 * 224
@@ -64,18 +66,19 @@ def fullgrad(model: nn.Module, images: Tensor, points: Sequence[HookPoint], targ
     size = (images.shape[2], images.shape[3])
     maps = []
     for some, columns in _chunks(images, targets, _WITH_GRAPH):
-        made = []
-        for parts in full_gradient(model, some, columns):
-            total = _stretched(parts[0].values).sum(1)
-            for part in parts[1:]:
-                grid = part.grid(size)
-                if grid is not None:
-                    # enlarging is linear, so channels are summed first
-                    small = _stretched(grid).sum(1, keepdim=True)
-                    total = total + F.interpolate(small, size, mode="bilinear", align_corners=False)[:, 0]
-            made.append(total)
-        maps.append(torch.stack(made, 1))
+        maps.append(torch.stack(full_gradient(model, some, columns, lambda parts: _aggregated(parts, size)), 1))
     return [torch.cat(maps)]
+
+
+def _aggregated(parts: Sequence[Part], size: tuple[int, int]) -> Tensor:
+    """FullGrad's map (N, H, W) from the parts of the full gradient, the pixels' first."""
+    total = _stretched(parts[0].values).sum(1)
+    for part in parts[1:]:
+        grid = part.grid(size)
+        if grid is not None:
+            small = _stretched(grid).sum(1, keepdim=True)  # enlarging is linear, so channels are summed first
+            total = total + F.interpolate(small, size, mode="bilinear", align_corners=False)[:, 0]
+    return total
 
 
 @method(
@@ -264,12 +267,12 @@ class Part:
             return None  # windows
         if self._axis == 1:
             return v if v.ndim == 4 and v.shape[2] * v.shape[3] > 1 else None
-        fitting = [r for r in readings(v.shape, size, self._seen_grids) if r.layout != "NCHW"]
+        fitting = [r for r in readings((1, *v.shape[1:]), size, self._seen_grids) if r.layout != "NCHW"]
         return fitting[0].grid(v) if fitting else None
 
 
-def full_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Iterator[list[Part]]:
-    """The full-gradient decomposition (Srinivas and Fleuret 2019, eq. 3), once per target.
+def full_gradient(model: nn.Module, images: Tensor, targets: Tensor, make: Callable[[Sequence[Part]], T]) -> list[T]:
+    """The full-gradient decomposition (Srinivas and Fleuret 2019, section 3), once per target.
 
     In a network that is linear in pieces (convolutions, linear layers, batch norms in evaluation mode, ReLUs, any
     pooling) the parts of an image add up to its logit.
@@ -278,11 +281,13 @@ def full_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Iterator
         model: a classifier.
         images: (N, 3, H, W).
         targets: (N, T) class indices.
+        make: what to keep of a target's parts: input times gradient (N, 3, H, W), then bias times gradient of every
+            biased output, in the order they ran. Biases inside ``nn.MultiheadAttention`` are not seen.
 
-    Yields:
-        Input times gradient (N, 3, H, W), then bias times gradient of every biased output, in the order they ran.
-        Biases inside ``nn.MultiheadAttention`` are not seen.
+    Returns:
+        What ``make`` returned, one per target.
     """
+    made = []
     with undisturbed(model):
         pixels = images.clone().requires_grad_(True)
         with _Biased() as watch:
@@ -301,7 +306,8 @@ def full_gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Iterator
                     if gradient is not None:
                         aligned = bias.reshape(-1, *[1] * (gradient.ndim - 2)) if axis == 1 else bias
                         parts.append(Part((gradient * aligned).float(), axis, len(images), grids))
-            yield parts
+                made.append(make(parts))
+    return made
 
 
 class _Biased(TorchFunctionMode):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gradlens.cam import attention, attribution, perturbation  # noqa: F401  # they register their methods
 from gradlens.cam.methods import METHODS, Method
 from gradlens.cam.targets import Targets, nearest_rival, scores_of
 from gradlens.depths.capture import Captured, Score, capture
@@ -247,7 +248,7 @@ def _forward(model: nn.Module, images: torch.Tensor, targets: Targets) -> tuple[
     inner = unwrap(model)
     with undisturbed(inner), torch.no_grad():
         logits = logits_of(inner(images)).float()
-    return logits, scores_of(targets, logits)
+        return logits, scores_of(targets, logits)
 
 
 def _from_model(
@@ -261,7 +262,8 @@ def _from_model(
     """The explanation of a method that runs the model itself."""
     if _against(columns) is not None:
         raise ValueError(f"{m.title} explains one class at a time; a contrast needs a method over gradients")
-    targets = torch.stack([s.target for s in columns], 1)
+    with torch.inference_mode(False):  # these maps may need gradients, whatever the caller does
+        targets = torch.stack([s.target for s in columns], 1)
     maps = tuple(t.detach().float() for t in m.function(unwrap(model), images, points, targets))
     size = images.shape[2], images.shape[3]
     at = tuple(points) if m.at == "depths" else (at_the_pixels(size),)

@@ -70,7 +70,8 @@ def _columns(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             f"expected class indices of shape (images,) or (images, targets), got {targets.dtype} of shape "
             f"{tuple(targets.shape)}"
         )
-    targets = targets.to(logits.device, torch.int64)
+    with torch.inference_mode(False):  # an inference tensor cannot be saved for backward, an ordinary copy can
+        targets = targets.to(logits.device, torch.int64, copy=True)
     if targets.ndim == 1:
         targets = targets[:, None]
     if targets.shape[0] != logits.shape[0]:
