@@ -14,19 +14,20 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import splu
+import torch.nn.functional as F
+from scipy.linalg import solveh_banded
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from gradlens.cam.measures import Model, as_many, measure, orderless, probabilities, ranks, unit
 
-PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+PERCENTILES = (20, 40, 60, 80)  # as in pytorch-grad-cam
+STEPS = 10
 _RISE = "Petsiuk et al. 2018, BMVC (RISE), section 4.2"
 _GRADCAMPP = "Chattopadhay et al. 2018, WACV, section 4.1"
 
 # Noisy linear imputation (Rong et al. 2022): what a missing pixel takes from its neighbours.
-_NEIGHBOURS = {(0, 1): 1 / 6, (1, 0): 1 / 6, (1, 1): 1 / 12, (1, -1): 1 / 12}  # and their opposites
+_LATER_NEIGHBOURS = {(0, 1): 1 / 6, (1, -1): 1 / 12, (1, 0): 1 / 6, (1, 1): 1 / 12}  # in raster order
 
 
 def blurred(images: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def blurred(images: Tensor) -> Tensor:
 
 @measure("insertion", "insertion AUC", better="higher", needs="model", paper=_RISE)
 def insertion(
-    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = 20, batch: int = 64
+    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = STEPS, batch: int = 64
 ) -> Tensor:
     """Area under the target's probability while the blurred image gets its pixels back, highest heat first.
 
@@ -55,7 +56,7 @@ def insertion(
 
 @measure("deletion", "deletion AUC", better="lower", needs="model", paper=_RISE)
 def deletion(
-    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = 20, batch: int = 64
+    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = STEPS, batch: int = 64
 ) -> Tensor:
     """Area under the target's probability while pixels become 0 (the training data's mean colour), highest heat first.
 
@@ -66,14 +67,14 @@ def deletion(
 
 
 def insertion_curve(
-    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = 20, batch: int = 64
+    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = STEPS, batch: int = 64
 ) -> Tensor:
     """The curve under :func:`insertion`: probabilities (..., N, steps + 1), from the blurred image to the original."""
     return _curve(model, blurred(images), images, targets, heat, steps, batch)
 
 
 def deletion_curve(
-    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = 20, batch: int = 64
+    model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, steps: int = STEPS, batch: int = 64
 ) -> Tensor:
     """The curve under :func:`deletion`: probabilities (..., N, steps + 1), from the original to the mean colour."""
     return _curve(model, images, torch.zeros_like(images), targets, heat, steps, batch)
@@ -165,7 +166,8 @@ def road_curves(
     """Probabilities after removing each percentile of pixels: most relevant first, least relevant first.
 
     Removed pixels are imputed (:func:`impute`), with Gaussian noise of standard deviation ``noise`` on them (in
-    network units; the same noise for every map and percentile of an image, so that maps differ by their masks alone).
+    network units; the same noise for every image, map and percentile, so that maps differ by their masks alone and no
+    result depends on which images share a batch).
 
     Args:
         percentiles: of pixels removed, each between 0 and 100, both excluded.
@@ -181,7 +183,7 @@ def road_curves(
     pixels = place.shape[-1] * place.shape[-2]
     counts = torch.tensor([round(pixels * p / 100) for p in percentiles], device=place.device)
     generator = torch.Generator().manual_seed(seed)
-    speckle = noise * torch.randn(images.shape, generator=generator).to(images)
+    speckle = noise * torch.randn(images.shape[1:], generator=generator).to(images)
 
     def removed(most: bool) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         def compose(m: Tensor, n: Tensor, k: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def road_curves(
             missing = place[m, n] < count if most else place[m, n] >= pixels - count
             missing &= ~blank[m, n, None, None]  # its result is undefined whatever is computed
             filled = impute(images[n], missing)
-            return torch.where(missing[:, None], filled + speckle[n], filled)
+            return torch.where(missing[:, None], filled + speckle, filled)
 
         return compose
 
@@ -205,9 +207,10 @@ def road_curves(
 def impute(images: Tensor, missing: Tensor) -> Tensor:
     """Linear imputation: every missing pixel is the weighted mean of its eight neighbours, missing ones included.
 
-    Solves Σ_j w_ij (x_i - x_j) = 0 for all missing i exactly, w = 1/6 across an edge and 1/12 across a corner; at the
-    border only neighbours inside the image count (Rong et al. 2022, noisy linear imputation without its noise). One
-    sparse factorisation per mask, in float64 on the CPU.
+    Solves Σ_j w_ij (x_i - x_j) = 0 for all missing i, w = 1/6 across an edge and 1/12 across a corner; at the border
+    only neighbours inside the image count (Rong et al. 2022, noisy linear imputation without its noise). In raster
+    order the system is banded, symmetric and positive definite: one banded Cholesky factorisation per mask, on the CPU,
+    in float32 (its rounding stays two orders below the noise that is added).
 
     Args:
         images: (J, C, H, W).
@@ -216,35 +219,42 @@ def impute(images: Tensor, missing: Tensor) -> Tensor:
     Returns:
         (J, C, H, W), as ``images`` where nothing is missing.
     """
-    height, width = images.shape[-2:]
-    laplacian = _laplacian(height, width)
-    values = images.detach().flatten(2).double().cpu().numpy()  # (J, C, H·W)
-    holes = missing.flatten(1).cpu().numpy()
-    for x, hole in zip(values, holes, strict=True):
-        inside, known = np.flatnonzero(hole), np.flatnonzero(~hole)
-        if not len(inside):
-            continue
-        rows = laplacian[inside]
-        # symmetric and positive definite: no pivoting, and an ordering made for symmetric matrices
-        factor = splu(
-            rows[:, inside].tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True}
-        )
-        x[:, inside] = factor.solve(-(rows[:, known] @ x[:, known].T)).T
-    filled = torch.from_numpy(values).view(images.shape).to(images)
-    return torch.where(missing[:, None], filled, images)
+    values = images.detach().float().cpu().clone()
+    holes = missing.cpu()
+    known = torch.where(holes[:, None], 0.0, values)
+    weights = torch.tensor([[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]])
+    from_known = F.conv2d(known.flatten(0, 1)[:, None], weights[None, None], padding=1).view(values.shape).numpy()
+    total = F.conv2d(torch.ones_like(values[:1, :1]), weights[None, None], padding=1)[0, 0].numpy()
+    filled = values.numpy()
+    for x, b, hole in zip(filled, from_known, holes.numpy(), strict=True):
+        if hole.any():
+            x[:, hole] = solveh_banded(
+                _bands(hole, total), b[:, hole].T, lower=True, overwrite_ab=True, overwrite_b=True, check_finite=False
+            ).T
+    return torch.where(missing[:, None], torch.from_numpy(filled).to(images), images)
 
 
-def _laplacian(height: int, width: int) -> sparse.csr_array:
-    """Σ_j w_ij (x_i - x_j) as a matrix over the H·W pixels in raster order."""
-    weights = sparse.csr_array((height * width, height * width))
-    for (down, across), weight in _NEIGHBOURS.items():
-        one_way = weight * sparse.kron(_shift(height, down), _shift(width, across))
-        weights = weights + one_way + one_way.T
-    return sparse.csr_array(sparse.diags_array(weights.sum(1)) - weights)
+def _bands(hole: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """The system over the missing pixels in raster order, in LAPACK's lower banded form: (bandwidth + 1, pixels).
 
-
-def _shift(n: int, by: int) -> sparse.dia_array:
-    return sparse.diags_array(np.ones(n - abs(by)), offsets=by, shape=(n, n))
+    Args:
+        hole: bool (H, W).
+        total: (H, W) sum of the weights of each pixel's neighbours inside the image.
+    """
+    number = np.cumsum(hole).reshape(hole.shape) - 1
+    height, width = hole.shape
+    pairs = []
+    for (down, across), weight in _LATER_NEIGHBOURS.items():
+        here = slice(0, height - down), slice(max(0, -across), width - max(0, across))
+        there = slice(down, height), slice(max(0, across), width + min(0, across))
+        both = hole[here] & hole[there]
+        pairs.append((number[here][both], number[there][both], weight))
+    bandwidth = max((int((there - here).max()) for here, there, _ in pairs if len(here)), default=0)
+    bands = np.zeros((bandwidth + 1, int(hole.sum())), dtype=np.float32, order="F")  # as LAPACK wants it
+    bands[0] = total[hole]
+    for here, there, weight in pairs:
+        bands[there - here, here] = -weight
+    return bands
 
 
 def confidence(
@@ -319,22 +329,22 @@ def infidelity(
     I marks a random square, its side a quarter to a half of the image's, that becomes 0 (the training data's mean
     colour); Iᵀφ is the map's sum in it; f the target's probability; β the factor per map that fits best, so that the
     map's scale does not matter. In 0..1, lower is better. A constant map is measured too (its sums say how large the
-    square is); NaN for one that is zero everywhere or not finite. The squares are the same for every map, so forward
-    passes are ``samples`` + 1 per image, whatever the number of maps. Captum's ``infidelity(normalize=True)`` gives the
+    square is); NaN for one that is zero everywhere or not finite. The squares are the same for every image and map, so
+    forward passes are ``samples`` + 1 per image, whatever the number of maps. Captum's ``infidelity(normalize=True)`` gives the
     same number, one map at a time.
     """
     maps, single = as_many(heat, images, targets)
-    squares = removal_squares(len(images), images.shape[-2:], samples, seed).to(images.device)  # (N, S, H, W)
+    squares = removal_squares(images.shape[-2:], samples, seed).to(images.device)  # (S, H, W)
     before = _unchanged(model, images, targets, batch)
     after = _run(
         model,
         targets,
         (1, len(images), samples),
-        lambda _m, n, k: torch.where(squares[n, k][:, None], 0.0, images[n]),
+        lambda _m, n, k: torch.where(squares[k][:, None], 0.0, images[n]),
         batch,
     )[0]
     change = (before[:, None] - after).double()  # (N, S)
-    sums = torch.einsum("mnhw,nshw->mns", maps.double(), squares.double())
+    sums = torch.einsum("mnhw,shw->mns", maps.double(), squares.double())
     power = sums.square().mean(-1, keepdim=True)  # 0 where no square meets the map: then it predicts no change
     beta = torch.where(power == 0, 0.0, (sums * change).mean(-1, keepdim=True) / power)
     result = (beta * sums - change).square().mean(-1).float()
@@ -342,18 +352,18 @@ def infidelity(
     return result[0] if single else result
 
 
-def removal_squares(n: int, size: tuple[int, int] | torch.Size, samples: int, seed: int = 0) -> Tensor:
-    """Random squares for :func:`infidelity`: bool (N, samples, H, W), sides uniform in 1/4..1/2 of the shorter side."""
+def removal_squares(size: tuple[int, int] | torch.Size, samples: int, seed: int = 0) -> Tensor:
+    """Random squares for :func:`infidelity`: bool (samples, H, W), sides uniform in 1/4..1/2 of the shorter side."""
     height, width = size
     draw = np.random.default_rng(seed)
     shorter = min(height, width)
-    sides = draw.integers(max(1, shorter // 4), max(2, shorter // 2 + 1), (n, samples))
-    top = np.floor(draw.random((n, samples)) * (height - sides + 1)).astype(int)
-    left = np.floor(draw.random((n, samples)) * (width - sides + 1)).astype(int)
+    sides = draw.integers(max(1, shorter // 4), max(2, shorter // 2 + 1), samples)
+    top = draw.integers(0, height - sides + 1)
+    left = draw.integers(0, width - sides + 1)
     rows, columns = np.arange(height), np.arange(width)
-    down = (rows >= top[..., None]) & (rows < (top + sides)[..., None])  # (N, S, H)
-    across = (columns >= left[..., None]) & (columns < (left + sides)[..., None])
-    return torch.from_numpy(down[..., :, None] & across[..., None, :])
+    down = (rows >= top[:, None]) & (rows < (top + sides)[:, None])  # (samples, H)
+    across = (columns >= left[:, None]) & (columns < (left + sides)[:, None])  # (samples, W)
+    return torch.from_numpy(down[:, :, None] & across[:, None, :])
 
 
 @measure(
@@ -394,7 +404,7 @@ def max_sensitivity(
 
 
 def noises(images: Tensor, radius: float, samples: int, seed: int = 0) -> Iterator[Tensor]:
-    """``samples`` draws of noise uniform in ±``radius``, each shaped as ``images``."""
+    """``samples`` draws of noise uniform in ±``radius``, each for one image, (3, H, W); the same for all of a batch."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(samples):
-        yield ((2 * torch.rand(images.shape, generator=generator) - 1) * radius).to(images)
+        yield ((2 * torch.rand(images.shape[1:], generator=generator) - 1) * radius).to(images)

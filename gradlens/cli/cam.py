@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gradlens.cli.options import (
     json_option,
@@ -28,6 +29,12 @@ def _method_names(_: click.Context, __: click.Parameter, incomplete: str) -> lis
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
+def _measure_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from gradlens.workflows.evaluate import MEASURES
+
+    return [name for name in MEASURES if name.startswith(incomplete)]
+
+
 @click.command(
     "cam",
     epilog="""\b
@@ -42,6 +49,8 @@ Examples:
   gradlens cam --model densenet --outline box --threshold 0.2 --image photo.jpg --json
   gradlens cam --model mobilenet --features 8 --n 1
   gradlens cam --list-methods
+  gradlens cam --evaluate --model densenet --method gradcam --method layercam --n 8
+  gradlens cam --evaluate --model resnet --method gradcam --measure energy --twins twins --n 8
   gradlens cam --model timm:resnet50 --weights pretrained --image holiday/
 """,
 )
@@ -126,6 +135,26 @@ Examples:
     "|activation|.",
 )
 @click.option(
+    "--evaluate",
+    is_flag=True,
+    help="Instead of pictures: are the maps true? Every measure of every method at every depth, as tables and figures.",
+)
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_measure_names,
+    help="With --evaluate: what to measure (repeatable); see --list-measures [default: all].",
+)
+@click.option(
+    "--twins",
+    metavar="COLLECTION",
+    help="With --evaluate: models of the same names, trained without the shortcut that --model had; tells from maps "
+    "alone which of two twins reads the background, and counts the hits.",
+)
+@click.option("--list-measures", is_flag=True, help="Print every measure with its paper and range, and stop.")
+@click.option(
     "--format", "formats", multiple=True, type=click.Choice(["png", "pdf", "svg"]), default=("png",), show_default="png"
 )
 @click.option("--dpi", type=click.IntRange(30, 1200), default=300, show_default=True)
@@ -146,6 +175,10 @@ def command(
     as_json: bool,
     strict: bool,
     list_methods: bool,
+    list_measures: bool,
+    evaluate: bool,
+    measures: tuple[str, ...],
+    twins: str | None,
     out: Path | None,
     features: int | None,
     runtime: Runtime,
@@ -169,12 +202,28 @@ def command(
     if list_methods:
         _print_methods(as_json)
         return
-    from gradlens.workflows.see import CamRequest, cam
-
+    if list_measures:
+        _print_measures(as_json)
+        return
     if not models:
         raise click.UsageError("give at least one --model, for instance: gradlens cam --model densenet")
     if images and data:
         raise click.UsageError("give either --image or --data, not both")
+    if evaluate:
+        if images:
+            raise click.UsageError("--evaluate takes its images from --data, a labelled set with or without masks")
+        asked = {k: v for k, v in options.items() if k in ("formats", "dpi", "zoo", "weights", "classes")}
+        for name in ("layers", "methods", "n"):  # what was not asked for has another default here
+            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                asked[name] = options[name]
+        _evaluate(ctx, runtime, run_folder("cam", out), as_json, strict, models=models, data=data, measures=measures,
+                  twins=twins, **asked)  # fmt: skip
+        return
+    for name, given in (("--measure", measures), ("--twins", twins)):
+        if given:
+            raise click.UsageError(f"{name} needs --evaluate")
+    from gradlens.workflows.see import CamRequest, cam
+
     request = CamRequest(models=models, images=images, data=data, features=features or 0, **options)
     run = cam(request, runtime, run_folder("cam", out))
     if as_json:
@@ -183,6 +232,58 @@ def command(
         _print(run)
     if strict and run.skipped:
         ctx.exit(3)
+
+
+def _evaluate(ctx: click.Context, runtime: Runtime, folder: Path, as_json: bool, strict: bool, **asked: Any) -> None:
+    from gradlens.workflows.evaluate import EvaluateRequest, evaluate
+
+    run = evaluate(EvaluateRequest(**asked), runtime, folder)
+    if as_json:
+        print_json(run.document())
+    else:
+        _print_evaluation(run)
+    if strict and run.skipped:
+        ctx.exit(3)
+
+
+def _print_evaluation(run: Any) -> None:
+    for model in dict.fromkeys(t.model for t in run.trust):
+        own = [t for t in run.trust if t.model == model]
+        click.echo(f"{model}: of {len(own)} methods × depths on {run.n} images of {run.data}, by mean rank")
+        rows = [("", "method", "depth", "mean rank", "undefined", "randomised weights")]
+        for i, t in enumerate(own[:5], start=1):
+            rows.append((f"{i}.", t.method, t.depth, f"{t.mean_rank:.1f}", f"{100 * t.undefined:.0f} %", t.verdict))
+        print_table(rows)
+        survivors = list(dict.fromkeys(f"{t.method} at {t.depth}" for t in own if t.verdict == "survives"))
+        if survivors:
+            click.echo(f"the same maps whatever the weights are, not to be trusted: {', '.join(survivors)}")
+    if run.verdicts:
+        click.echo("twins, told apart from maps alone (hits, misses, undecided):")
+        counts = [("method", "hits", "misses", "undecided")]
+        for method in dict.fromkeys(v.method for v in run.verdicts):
+            hits = [v.hit for v in run.verdicts if v.method == method]
+            counts.append((method, str(hits.count(True)), str(hits.count(False)), str(hits.count(None))))
+        print_table(counts)
+    for path in run.figures:
+        click.echo(str(path))
+    click.echo(str(run.folder / "evaluation.csv"))
+
+
+def _print_measures(as_json: bool) -> None:
+    from gradlens.workflows.evaluate import MEASURES
+
+    if as_json:
+        fields = ("name", "title", "better", "needs", "low", "high", "paper")
+        print_json({"measures": [{f: _finite(getattr(m, f)) for f in fields} for m in MEASURES.values()]})
+        return
+    rows = [("name", "title", "better", "range", "needs", "paper")]
+    for m in MEASURES.values():
+        rows.append((m.name, m.title, m.better, f"{m.low:g} to {m.high:g}", m.needs, m.paper))
+    print_table(rows)
+
+
+def _finite(value: Any) -> Any:
+    return None if value == float("inf") else value
 
 
 def _print_methods(as_json: bool) -> None:
