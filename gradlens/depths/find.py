@@ -164,7 +164,7 @@ class _Finder:
         self.image = image.detach()
         self.size = (int(image.shape[-2]), int(image.shape[-1]))
         self.modules = {path: m for path, m in model.named_modules() if path}
-        self.token_hints: tuple[list[tuple[int, int]], int | None] = ([], None)
+        self.readings: dict[tuple[int, ...], list[Reading]] = {}  # by shape of an output
         self.outputs: list[_Output] = []
         self.relays: dict[tuple[str, int], Reading] = {}  # cuts that passed the check, and how they are read
         self.total_flops = 0
@@ -249,10 +249,12 @@ class _Finder:
             o.rank = cuts.position.get(o.node)
             o.cut = o.rank is not None and cuts.is_cut(o.node, o.number)
             o.overwritten = o.tensor is not None and o.tensor._version != o.version
-        maps = [r for o in raw if len(o.shape) == 4 for r in readings(o.shape, self.size)[:1]]
-        self.token_hints = [(r.rows, r.columns) for r in maps], _declared_prefix(self.model)
+        shapes = dict.fromkeys(o.shape for o in raw)
+        maps = [r for shape in shapes if len(shape) == 4 for r in readings(shape, self.size)[:1]]
+        seen, prefix = [(r.rows, r.columns) for r in maps], _declared_prefix(self.model)
+        self.readings = {shape: readings(shape, self.size, seen, prefix) for shape in shapes}
         for o in raw:
-            o.reading = next(iter(readings(o.shape, self.size, *self.token_hints)), None)
+            o.reading = next(iter(self.readings[o.shape]), None)
         self.outputs = raw
         return cuts
 
@@ -261,6 +263,7 @@ class _Finder:
         ranks = [o.rank or 0 for o in chosen]
         tensors = {(o.rank, o.number) for o in chosen}
         closed = {o.path for o in self.outputs if (o.rank, o.number) in tensors}
+        closed |= {o.path for o in self.outputs if o.cut and o.reading is None and len(o.shape) > 2}  # one cell is left
         leaves = [o for o in self.outputs if o.rank is not None and _works(o.module)]
         between: dict[int, list[_Output]] = defaultdict(
             list
@@ -313,7 +316,7 @@ class _Finder:
 
     def _settle(self, outputs: list[_Output]) -> dict[tuple[str, int], tuple[Reading, bool | None]]:
         """Choose each output's reading by the perturbation check: the first that passes, else the most plausible."""
-        options = {o.key: readings(o.shape, self.size, *self.token_hints) for o in outputs}
+        options = {o.key: self.readings[o.shape] for o in outputs}
         verdicts: dict[tuple[str, int], dict[Reading, bool | None]] = defaultdict(dict)
         for attempt in ATTEMPTS:
             pending = {k: o for k, o in options.items() if True not in verdicts[k].values()}
