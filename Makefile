@@ -9,6 +9,8 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN = $(VENV)/bin
+# What tests compare maps with; alone, because its own requirements bring an OpenCV that overwrites ours.
+PEERS = $(BIN)/python -m pip install --quiet --no-deps grad-cam ttach -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint doctor build constraints clean
@@ -46,10 +48,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]" -c constraints.txt
+	$(PEERS)
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[dev]" -c constraints.txt
+	$(PEERS)
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 $(BIN)/python:
