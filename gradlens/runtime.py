@@ -69,14 +69,19 @@ class Runtime:
             raise GradlensError(f"device {self.device!r} was asked for but is not there; use --device auto or cpu")
         return device
 
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the precision names."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which forward passes run: autocast for bf16 and fp16, nothing for fp32."""
         import torch
 
         if self.precision == "fp32":
             return contextlib.nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.torch_device().type, dtype=dtype)
+        return torch.autocast(self.torch_device().type, dtype=self.dtype())
 
     def progress(self, work: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
         """``work``, with a bar on stderr once it has taken two seconds; silent when stderr is no terminal."""

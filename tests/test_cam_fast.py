@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torchvision.models.mobilenetv3 import mobilenet_v3_small
 
 from gradlens.cam.engine import explain
 from gradlens.cam.fast import compare, deviation, fast_copy
+from gradlens.cli.main import main
 from gradlens.depths.find import find_depths
 from gradlens.zoo import checkpoints
 
@@ -144,3 +148,27 @@ def test_a_deviation_is_seen() -> None:
     off = compare(first, explain(two, images(), depths=depths, targets=first.targets))
     assert (off.least, off.median) == (0, 0)
     assert off.maps == sum(m.shape[0] for m in first.maps)
+
+
+@pytest.mark.parametrize("options", [("--fast",), ("--precision", "bf16"), ("--fast", "--precision", "bf16")])
+def test_the_command_says_how_far_its_maps_are(
+    options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(
+            ["cam", "--model", "resnet", "--n", "2", "--json", "--dpi", "50", "--out", str(tmp_path / "run"), *options]
+        )
+    assert not done.value.code
+    printed = capsys.readouterr()
+    assert "cosine to the plain pass at least" in printed.err
+    (model,) = json.loads(printed.out)["models"]
+    (deviation,) = model["deviation"]
+    assert 0.98 < deviation["least"] < 1 + 1e-6
+    assert deviation["maps"] == 4 * len(model["layers"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["fast"] == ("--fast" in options)
+
+
+def test_without_it_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cam", "--model=resnet", "--n=1", "--json", "--dpi=50", f"--out={tmp_path / 'run'}"])
+    assert json.loads(capsys.readouterr().out)["models"][0]["deviation"] == []

@@ -51,6 +51,7 @@ Examples:
   gradlens cam --list-methods
   gradlens cam --evaluate --model densenet --method gradcam --method layercam --n 8
   gradlens cam --evaluate --model resnet --method gradcam --measure energy --twins twins --n 8
+  gradlens cam --model all --fast
   gradlens cam --model timm:resnet50 --weights pretrained --image holiday/
 """,
 )
@@ -133,6 +134,12 @@ Examples:
     show_default=True,
     help="What --features calls strong: |mean gradient| × mean |activation| for the first target, or mean "
     "|activation|.",
+)
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Batch norms folded into convolutions, channels-last memory, and with --precision bf16 that throughout; how "
+    "far the maps are from the plain pass is printed.",
 )
 @click.option(
     "--evaluate",
@@ -305,6 +312,10 @@ def _print(run: Any) -> None:
         statuses = [status for stack in seen.stacks for status in stack.statuses]
         blank = len(statuses) - statuses.count("ok")
         note = f", {blank} of {len(statuses)} maps blank (each cell says why)" if blank else ""
-        click.echo(f"{seen.model.name}: {pictures} images, {len(seen.depths())} depths{note}")
+        click.echo(f"{seen.model.name}: {_count(pictures, 'image')}, {_count(len(seen.depths()), 'depth')}{note}")
     for path in [*run.figures, *run.maps]:
         click.echo(str(path))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

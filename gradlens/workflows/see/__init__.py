@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from gradlens.cam.derived import Channels, outline, strongest_channels
-from gradlens.cam.engine import Explanation, at_the_pixels, explain_all
+from gradlens.cam.engine import Explanation, at_the_pixels, explain, explain_all
+from gradlens.cam.fast import compare, fast_copy
 from gradlens.cam.methods import METHODS
 from gradlens.cam.targets import Contrast, Targets
 from gradlens.data.preprocess import to_tensor
@@ -104,6 +107,7 @@ def cam(request: CamRequest, runtime: Runtime, folder: Path) -> CamRun:
             "methods": list(request.methods),
             "scale": request.scale,
             "precision": runtime.precision,
+            "fast": request.fast,
             "device": str(runtime.torch_device()),
             "seed": runtime.seed,
         }
@@ -156,17 +160,23 @@ def _viewer(model: LoadedModel, asked: Sequence[str], request: CamRequest, runti
     if depths.note:
         runtime.say(f"{model.name}: {depths.note}")
     seen = Seen(model, depths.select(asked), tuple(asks(request.targets, model)))
-    return _Viewer(seen, depths, request, runtime)
+    module = model.module
+    if request.fast:
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn((1, *model.preprocess.input_size), generator=generator).to(runtime.torch_device())
+        module = fast_copy(module, image, seen.points, runtime.dtype()).module
+    return _Viewer(seen, depths, request, runtime, module)
 
 
 @dataclass(frozen=True)
 class _Viewer:
-    """One model at work."""
+    """One model at work; ``module`` is what runs: the model's own, or a faster copy of it."""
 
     seen: Seen
     depths: Depths
     request: CamRequest
     runtime: Runtime
+    module: nn.Module
 
     def look(self, batch: Sequence[tuple[Picture, np.ndarray]]) -> None:
         """A batch of images through the model."""
@@ -177,7 +187,9 @@ class _Viewer:
         tensors = tensors.to(self.runtime.torch_device())
         labels = [picture.label for picture, _ in batch]
         ids = [picture.id for picture, _ in batch]
-        with self.runtime.autocast():
+        with nullcontext() if self.request.fast else self.runtime.autocast():
+            if not self.seen.images and (self.request.fast or self.runtime.precision != "fp32"):
+                self._compare(tensors)
             logits, columns = self._explain(tensors, labels, ids)
             channels = self._channels(tensors, labels) if self.request.features else [[]] * len(batch)
         probabilities, best = logits.softmax(1).max(1)
@@ -186,6 +198,16 @@ class _Viewer:
             outlines = tuple(self._outlines(stack) for stack in stacks) if self.request.outline else ()
             prediction = model.classes[int(best[i])], float(probabilities[i])
             self.seen.images.append(SeenImage(picture, prediction, stacks, outlines, tuple(channels[i])))
+
+    def _compare(self, tensors: torch.Tensor) -> None:
+        """Note and say how far the maps of this batch are from those of the plain fp32 pass."""
+        layers = [p.name for p in self.seen.points]
+        with torch.autocast(tensors.device.type, enabled=False):
+            plain = explain(self.seen.model.module, tensors, layers=layers, depths=self.depths)
+        quick = explain(self.module, tensors, layers=layers, targets=plain.targets, depths=self.depths)
+        off = compare(plain, quick)
+        self.seen.deviation.append(off)
+        self.runtime.say(f"{self.seen.model.name}: Grad-CAM of the first {len(tensors)} images: {off}")
 
     def _explain(
         self, tensors: torch.Tensor, labels: Labels, ids: Sequence[str]
@@ -242,7 +264,7 @@ class _Viewer:
 
     def _explained(self, tensors: torch.Tensor, targets: Targets, methods: Sequence[str]) -> list[Explanation]:
         return explain_all(
-            self.seen.model.module,
+            self.module,
             tensors,
             layers=[p.name for p in self.seen.points],
             targets=targets,
@@ -268,7 +290,7 @@ class _Viewer:
 
         points, request = self.seen.points, self.request
         (channels,) = capture(
-            self.seen.model.module,
+            self.module,
             tensors,
             points,
             score,

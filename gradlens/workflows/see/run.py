@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from gradlens.cam.derived import Channels, Outline, Rank
+from gradlens.cam.fast import Deviation
 from gradlens.figures.cam_grid import Scale
 from gradlens.records import CamStack, HookPoint, LoadedModel, Skipped
 from gradlens.workflows.see.pictures import Picture
@@ -31,6 +32,7 @@ class CamRequest:
     outline: Literal["box", "contour"] | None = None
     threshold: float = 0.5
     features: int = 0
+    fast: bool = False
     rank: Rank = "contribution"
     formats: Sequence[str] = ("png",)
     dpi: int = 300
@@ -67,6 +69,7 @@ class Seen:
         asks: what was explained.
         images: in order; grows while the run goes on.
         refused: methods that this network does not allow, and why; their maps are undefined.
+        deviation: how far the maps of the first batch are from the plain pass; empty if that is what ran.
     """
 
     model: LoadedModel
@@ -74,6 +77,7 @@ class Seen:
     asks: tuple[Ask, ...]
     images: list[SeenImage] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    deviation: list[Deviation] = field(default_factory=list)
 
     @property
     def stacks(self) -> list[CamStack]:
@@ -102,7 +106,12 @@ class CamRun:
         """The JSON document of INTERFACE: models with their layers, images, figures, maps."""
         document = {
             "models": [
-                {"name": s.model.name, "layers": [_layer(s, p) for p in s.depths()], "refused": s.refused}
+                {
+                    "name": s.model.name,
+                    "layers": [_layer(s, p) for p in s.depths()],
+                    "refused": s.refused,
+                    "deviation": [asdict(d) for d in s.deviation],
+                }
                 for s in self.seen
             ],
             "images": [entry for s in self.seen for image in s.images for entry in _entries(s, image)],
