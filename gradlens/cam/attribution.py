@@ -42,7 +42,7 @@ OCCLUDED = 1 / 8  # side of the occluding square, as a share of the image's shor
     "FullGrad",
     needs="model",
     at="pixels",
-    paper="Srinivas and Fleuret 2019, NeurIPS, section 5",
+    paper="Srinivas and Fleuret 2019, NeurIPS, arXiv:1905.00780",
     formula="ψ(∇y ⊙ x) + Σ_l Σ_c ψ((∂y/∂z_l ⊙ b_l)_c), z_l = a layer's biased output, ψ = up(min-max(|·|))",
 )
 def fullgrad(model: nn.Module, images: Tensor, points: Sequence[HookPoint], targets: Tensor) -> list[Tensor]:
@@ -111,7 +111,7 @@ def guided_backprop(model: nn.Module, images: Tensor, points: Sequence[HookPoint
     "guided-gradcam",
     "Guided Grad-CAM",
     needs="model",
-    paper="Selvaraju et al. 2017, ICCV, section 3.2",
+    paper="Selvaraju et al. 2017, ICCV, section 3",
     formula="guided backpropagation ⊙ up(ReLU(Grad-CAM))",
 )
 def guided_gradcam(model: nn.Module, images: Tensor, points: Sequence[HookPoint], targets: Tensor) -> list[Tensor]:

@@ -101,7 +101,7 @@ def gradcam(a: Tensor, g: Tensor) -> Tensor:
 @method(
     "gradcam++",
     "Grad-CAM++",
-    paper="Chattopadhay et al. 2018, WACV, eq. 19",
+    paper="Chattopadhay et al. 2018, WACV, eq. 7 and 19",
     formula="Σ_c w_c A_c, w_c = Σ_ij α_cij ReLU(G_cij), α = G² / (2 G² + G³ Σ_ij A_c)",
 )
 def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
     return _weighted((alpha * g.clamp(min=0)).sum((2, 3)), wide).to(a.dtype)
 
 
-@method("hirescam", "HiResCAM", paper="Draelos and Carin 2020, arXiv:2011.08891, eq. 5", formula="Σ_c G_c ⊙ A_c")
+@method("hirescam", "HiResCAM", paper="Draelos and Carin 2020, arXiv:2011.08891", formula="Σ_c G_c ⊙ A_c")
 def hirescam(a: Tensor, g: Tensor) -> Tensor:
     """HiResCAM: every cell weighted by its own gradient; faithful where the head is linear."""
     return (a * g).sum(1)
@@ -132,7 +132,7 @@ def elementwise(a: Tensor, g: Tensor) -> Tensor:
     return (a * g).clamp(min=0).sum(1)
 
 
-@method("layercam", "LayerCAM", paper="Jiang et al. 2021, IEEE TIP, eq. 6 and 7", formula="Σ_c ReLU(G_c) ⊙ A_c")
+@method("layercam", "LayerCAM", paper="Jiang et al. 2021, IEEE TIP, vol. 30", formula="Σ_c ReLU(G_c) ⊙ A_c")
 def layercam(a: Tensor, g: Tensor) -> Tensor:
     """LayerCAM: every cell weighted by its own gradient where that is positive; made for shallow depths."""
     return (a * g.clamp(min=0)).sum(1)
@@ -141,7 +141,7 @@ def layercam(a: Tensor, g: Tensor) -> Tensor:
 @method(
     "xgradcam",
     "XGrad-CAM",
-    paper="Fu et al. 2020, BMVC, eq. 7",
+    paper="Fu et al. 2020, BMVC, arXiv:2008.02312",
     formula="Σ_c (Σ_ij G_cij A_cij / Σ_ij A_cij) A_c",
 )
 def xgradcam(a: Tensor, g: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def xgradcam(a: Tensor, g: Tensor) -> Tensor:
     "eigencam",
     "Eigen-CAM",
     needs="activations",
-    paper="Muhammad and Yeasin 2020, IJCNN, eq. 3",
+    paper="Muhammad and Yeasin 2020, IJCNN, arXiv:2008.00299",
     formula="A v₁, v₁ the first right singular vector of A as an (h·w) × C matrix; Σ_ij of the map made non-negative",
 )
 def eigencam(a: Tensor) -> Tensor:
@@ -200,11 +200,14 @@ def _first_component(features: Tensor) -> Tensor:
     "shapleycam",
     "ShapleyCAM",
     needs="curvature",
-    paper="Cai 2025, arXiv:2501.06261, eq. 12",
+    paper="Cai 2025, arXiv:2501.06261",
     formula="Σ_c (mean_ij (G − ½ H)_cij) A_c, H = (∂²s/∂A²) A",
 )
 def shapleycam(a: Tensor, g: Tensor, h: Tensor) -> Tensor:
-    """ShapleyCAM: Grad-CAM with the second-order term of the Shapley value; equals it where the head is linear."""
+    """ShapleyCAM: Grad-CAM with the second-order term of the Shapley value; equals it where the head is linear.
+
+    The score is the logit; the paper also proposes one of its own (ReST, logit plus log-probability).
+    """
     return _weighted((g - 0.5 * h).mean((2, 3)), a)
 
 
@@ -212,7 +215,7 @@ def shapleycam(a: Tensor, g: Tensor, h: Tensor) -> Tensor:
     "finercam",
     "Finer-CAM",
     contrast=True,
-    paper="Zhang et al. 2025, CVPR, eq. 4, with one reference class and α = 1",
+    paper="Zhang et al. 2025, CVPR, arXiv:2501.11309, with one reference class and γ = 1",
     formula="Σ_c (mean_ij G_cij) A_c, s = y_target − y_other",
 )
 def finercam(a: Tensor, g: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def _scorecam(model: nn.Module, images: Tensor, a: Tensor, targets: Tensor, size
     "ablationcam",
     "Ablation-CAM",
     needs="model",
-    paper="Desai and Ramaswamy 2020, WACV, section 3",
+    paper="Desai and Ramaswamy 2020, WACV",
     formula="Σ_c w_c A_c, w_c = (y − y without A_c) / |y|",
 )
 def ablationcam(model: nn.Module, images: Tensor, points: Sequence[HookPoint], targets: Tensor) -> list[Tensor]:
