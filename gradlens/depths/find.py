@@ -47,7 +47,7 @@ _IDLE = re.compile(r"Dropout|Identity|DropPath|StochasticDepth|Flatten|Permute|A
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Output:
     """One module output of the discovery pass."""
 
@@ -279,10 +279,11 @@ class _Finder:
             return []
         around = {path for o in hidden for path in _ancestors(o.path)}
         grids = {o.path: o for o in self.outputs if o.path in around and o.reading is not None and not o.cut}
-        largest = sorted((grids[path] for path in _outermost(set(grids))), key=lambda o: -o.working_leaves)[:3]
+        outer = _outermost(set(grids))
+        largest = sorted((o for o in grids.values() if o.path in outer), key=lambda o: -o.working_leaves)[:3]
         settled = self._settle(largest)
-        named = [o.path for o in largest if settled[o.key][1] is not False]
-        hint = f"; modules named by hand work there, e.g. {', '.join(sorted(named))}" if named else ""
+        named = [o.path for o in grids.values() if o in largest and settled[o.key][1] is not False]
+        hint = f"; modules named by hand work there, e.g. {', '.join(named)}" if named else ""
         return [f"{len(hidden)} of {len(leaves)} layers lie in parallel branches that no single output closes{hint}"]
 
     def _reached(self, outputs: list[_Output], logits: torch.Tensor) -> set[tuple[str, int]]:
@@ -439,7 +440,7 @@ def _without_readout(chosen: list[_Output], outputs: list[_Output]) -> list[_Out
         others = [c for c in chosen if c is not o]
         readouts = [path for path in _ancestors(o.path) if path in vectors]
         lone = any(not any(c.path.startswith(path + ".") for c in others) for path in readouts)
-        if not lone or not any(c.reading == o.reading for c in others):
+        if not lone or not any(_grid(c) == _grid(o) for c in others):
             kept.append(o)
     return kept
 
@@ -448,10 +449,12 @@ def _same_depth(before: _Output, after: _Output, cuts: Cuts) -> bool:
     """Whether nothing but normalisation, activation or reshaping lies between two outputs."""
     assert before.rank is not None
     assert after.rank is not None
-    assert before.reading is not None
-    assert after.reading is not None
-    same_grid = (before.reading.rows, before.reading.columns) == (after.reading.rows, after.reading.columns)
-    return same_grid and cuts.work[after.rank] == cuts.work[before.rank]
+    return _grid(before) == _grid(after) and cuts.work[after.rank] == cuts.work[before.rank]
+
+
+def _grid(o: _Output) -> tuple[int, int]:
+    assert o.reading is not None
+    return o.reading.rows, o.reading.columns
 
 
 def _block_paths(tensors: list[list[_Output]], outputs: list[_Output]) -> tuple[set[str], set[str]]:
