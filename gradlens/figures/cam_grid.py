@@ -3,7 +3,8 @@ with it (``cam_images``, ``cam_models``, ``cam_methods``, ``cam_targets``, ``fea
 
 A cell's map stays raw until here. What is drawn is its positive part, ReLU(map), or, where both signs are asked for,
 the map itself, divided by the largest (absolute) value found in the same map, image, row or figure; which of these it
-was is printed on the figure.
+was is printed on the figure. Maps of single pixels are so uneven that one of them would leave all others dark: their
+99th percentile stands for the largest value, and the figure says so.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ Scale = Literal["map", "image", "row", "figure"]
 COLOR_MAP = "inferno"  # lightness rises evenly with the value, for every kind of colour vision (jet turns back 3 times)
 RIGHT, WRONG = "#1a7f37", "#c4281c"
 PAGE_HEIGHT = 9.3  # inches that a page leaves for one figure
-MOST_COLUMNS = 10  # cells beside each other before a row of depths wraps
+MOST_COLUMNS = 10  # maps beside each other before a row of depths wraps
 LARGEST, SMALLEST = 1.15, 0.5  # inches a side of a cell
 TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
+FINE = 0.99  # the quantile of a map of pixels that its strongest colour stands for
 _GAP = 0.035  # inches between cells
 _GROUP = 0.075  # inches between groups of columns, more than between cells
 _BLOCK = 0.06  # inches between images, more than between the rows of one
 _NAMES = 0.86  # inches left of the grid
 _CAPTION = 0.13  # inches under a row of cells that carry captions
 _LETTER = 0.0083  # mean width of a character in inches per point
+_LINE = 0.12  # inches a line of the legend
 _TOP, _FOOT = 0.30, 0.42  # inches for title and legend
 _GREY = "#666666"
 _SHOWN: dict[Scale, str] = {
@@ -75,6 +78,7 @@ class Cell:
         signed: draw both signs, in two colours.
         outline: closed polygons (points, 2), x and y as shares of the view, drawn over the map.
         said: what the cell says instead of showing a map.
+        fine: a map of single pixels.
     """
 
     map: np.ndarray
@@ -83,6 +87,7 @@ class Cell:
     signed: bool = False
     outline: Sequence[np.ndarray] = ()
     said: str = ""
+    fine: bool = False
 
     @property
     def drawn(self) -> bool:
@@ -91,10 +96,12 @@ class Cell:
 
     @property
     def top(self) -> float:
-        """The largest value that is drawn; 0 where nothing is."""
+        """The value that the strongest colour stands for; 0 where nothing is drawn."""
         if not self.drawn:
             return 0.0
-        return float(np.abs(self.map).max() if self.signed else self.map.max())
+        values = np.abs(self.map) if self.signed else self.map
+        most = float(np.quantile(values, FINE)) if self.fine else 0.0
+        return most if most > 0 else float(values.max())
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,14 @@ class Scene:
         stack = self.stacks[k]
         outlines = self.outlines[k] if self.outlines else [()] * len(stack.maps)
         return [
-            Cell(m, status, Caption(p.name) if captions else None, signed, lines)
+            Cell(
+                m,
+                status,
+                Caption(p.name) if captions else None,
+                signed,
+                lines,
+                fine=not p.path or m.shape[0] > p.shape[1],
+            )
             for m, status, p, lines in zip(stack.maps, stack.statuses, stack.depths, outlines, strict=True)
         ]
 
@@ -230,11 +244,14 @@ def cam_grid(
     return draw()
 
 
+Line = Sequence[tuple[float, int, Column]]  # x in inches, number of the column, the column
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Sizes in inches, the same on every page."""
 
-    lines: tuple[tuple[tuple[float, int, Column], ...], ...]  # per line of a row: x, column number, column
+    lines: tuple[Line, ...]
     cell: float
     header: float
     width: float
@@ -257,14 +274,22 @@ class _Plan:
         """Of all lines of a block."""
         # where depths wrap, every line needs its own names above it
         one = sum(self.height_of(row, len(rows) == 1) for row in rows) + (self.header if self.wraps else 0.0)
-        return len(self.lines) * one + _BLOCK
+        return len(self.lines_of(rows)) * one + _BLOCK
+
+    def lines_of(self, rows: Sequence[Row]) -> list[Line]:
+        """The lines of a block; where depths wrap, without columns that it has nothing in."""
+        if not self.wraps:
+            return list(self.lines)
+        lines = [[p for p in line if any(row.cells[p[1]] is not None for row in rows)] for line in self.lines]
+        return [line for line in lines if line]
 
 
 def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
     """Cells as large as the page's width allows; smaller where a block then fits on one page."""
     groups = _groups(columns)
     broad = max(map(len, groups))
-    most = max(1, (MOST_COLUMNS - 1) // broad)  # groups beside each other
+    wraps = len(columns) > MOST_COLUMNS
+    most = max(1, (MOST_COLUMNS - wraps) // broad)  # groups beside each other; if they must wrap, the cells are larger
     across = math.ceil(len(groups) / math.ceil(len(groups) / most))  # wrapped lines are of even length
     between = _GROUP if broad > 1 else 0.0
     cell = min(LARGEST, (PAGE_WIDTH - _NAMES - 0.05 - across * between) / (across * broad + 1) - _GAP)
@@ -345,15 +370,15 @@ def _aspect(view: np.ndarray) -> float:
     return view.shape[0] / view.shape[1]
 
 
-def _broken(name: str, width: float, size: float = 6, most_lines: int = 3) -> list[str]:
-    """A name over at most three lines, broken after its dots, slashes, colons, underscores, hyphens and spaces."""
+def _broken(name: str, width: float, size: float = 6, most_lines: int = 3, marks: str = "./:_- ") -> list[str]:
+    """A name over at most three lines, broken after dots, slashes, colons, underscores, hyphens and spaces."""
     most = max(6, int((width + _GAP) / (_LETTER * size)))
-    lines = [""]
     parts = name
-    for mark in "./:_- ":
+    for mark in marks:
         parts = parts.replace(mark, mark + "\0")
+    lines = [""]
     for part in parts.split("\0"):
-        if lines[-1] and len(lines[-1].rstrip()) + len(part.rstrip()) > most:
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
             lines.append("")
         lines[-1] += part
     if len(lines) > most_lines:
@@ -384,13 +409,18 @@ class _Legend:
     note: str
     what: str
 
+    def lines(self, cells: Sequence[Cell]) -> list[str]:
+        """What is said below the colours."""
+        fine = f"Maps of pixels: the {100 * FINE:.0f}th percentile stands for the maximum."
+        return [line for line in (self.note, fine if any(c.fine for c in cells) else "") if line]
+
 
 def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> Figure:
     body = sum(plan.block_height([row for row, _ in block]) for block in blocks)
     body += 0.0 if plan.wraps else plan.header
     cells = [c for block in blocks for row, _ in block for c in row.cells if c and c.drawn]
     both = any(c.signed for c in cells) and any(not c.signed for c in cells)
-    foot = _FOOT + 0.16 * both + 0.12 * bool(legend.note)
+    foot = _FOOT + 0.16 * both + _LINE * len(legend.lines(cells))
     height = _TOP + body + foot
     figure = Figure(figsize=(plan.width, height), layout="none")  # type: ignore[arg-type]  # a documented value
     ax = figure.add_axes((0, 0, 1, 1))
@@ -409,7 +439,7 @@ def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> 
     return figure
 
 
-def _header(ax: Axes, line: Sequence[tuple[float, int, Column]], plan: _Plan, y: float, first: bool) -> None:
+def _header(ax: Axes, line: Line, plan: _Plan, y: float, first: bool) -> None:
     base = y + plan.header - 0.05
     for x, _, column in [*([(_NAMES, -1, Column("image"))] if first else []), *line]:
         low = base
@@ -429,7 +459,7 @@ def _header(ax: Axes, line: Sequence[tuple[float, int, Column]], plan: _Plan, y:
 
 
 def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
-    for number, line in enumerate(plan.lines):
+    for number, line in enumerate(plan.lines_of([row for row, _ in block])):
         if plan.wraps:
             _header(ax, line, plan, y, first=number == 0)
             y += plan.header
@@ -451,12 +481,16 @@ def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
 
 def _name(ax: Axes, row: Row, middle: float) -> None:
     """The row's name and what is said about it, right-aligned before the picture."""
-    names = _broken(row.name, _NAMES - 0.1, 7, most_lines=2)
+    room = _NAMES - 0.1
+    names = _broken(row.name, room, 7, marks=" ")
+    if len(max(names, key=len)) * _LETTER * 5.5 > room:
+        names = _broken(row.name, room, 6, most_lines=2)
+    size = min(7.0, room / (_LETTER * len(max(names, key=len, default="")) or 1))
     sources = [row.source] if isinstance(row.source, str) else list(row.source)
-    notes = [line for source in sources if source for line in _broken(source, _NAMES - 0.1, 5.5, most_lines=2)]
+    notes = [line for source in sources if source for line in _broken(source, room, 5.5, most_lines=2)]
     y = middle - (0.12 * len(names) + 0.1 * len(notes)) / 2
     for text in names:
-        ax.text(_NAMES - 0.07, y + 0.06, text, ha="right", va="center", fontsize=7)
+        ax.text(_NAMES - 0.07, y + 0.06, text, ha="right", va="center", fontsize=size)
         y += 0.12
     for text in notes:
         ax.text(_NAMES - 0.07, y + 0.05, text, ha="right", va="center", fontsize=5.5, color=_GREY)
@@ -578,8 +612,9 @@ def _draw_legend(ax: Axes, cells: Sequence[Cell], legend: _Legend, width: float,
         said = said.replace("maximum", "largest absolute value")
         _ramp(ax, y, diverging(), "−max", "max", f"{legend.what} with both signs; {said}", width)
         y += 0.16
-    if legend.note:
-        ax.text(0.06, y - 0.02, legend.note, va="center", fontsize=6, color="#444444")
+    for line in legend.lines(cells):
+        ax.text(0.06, y - 0.02, line, va="center", fontsize=6, color="#444444")
+        y += _LINE
 
 
 def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str, width: float) -> None:

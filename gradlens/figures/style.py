@@ -254,7 +254,8 @@ def save(
         "svg": {"Description": told, "Date": None, "Creator": "gradlens"},
     }
     written = []
-    with paper():
+    # after writing one format matplotlib gives a figure without a layout engine the one of the rules
+    with paper(), mpl.rc_context({"figure.constrained_layout.use": False}):
         for ending in formats:
             if ending not in metadata:
                 raise ValueError(f"expected a format out of {', '.join(metadata)}, got {ending!r}")
