@@ -18,8 +18,8 @@ import argparse
 import gc
 import json
 import logging
+import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -119,7 +119,7 @@ def gradlens(s: Setting, layers: tuple[str, ...], model: nn.Module | None = None
 
 
 def pytorch_grad_cam(s: Setting) -> Run:
-    """One object per layer: it averages the layers of one object into one map."""
+    """One object per layer: it averages the layers of one object into one map. It cannot explain frozen parameters."""
     from pytorch_grad_cam import GradCAM
 
     points = {p.path: p for p in s.found.select(list(s.layers))}
@@ -133,9 +133,12 @@ def pytorch_grad_cam(s: Setting) -> Run:
         return None
 
     def run() -> None:
+        s.model.requires_grad_(True)
         for path, module in zip(s.layers, s.modules, strict=True):
             with GradCAM(s.model, [module], reshape_transform=reshaper(path)) as cam:
                 cam(s.images, targets=None)
+        s.model.requires_grad_(False)
+        s.model.zero_grad(set_to_none=True)
 
     return run
 
@@ -287,14 +290,14 @@ def time_tables(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def resident() -> float:
-    """Peak resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident(what: str) -> float:
+    """Resident memory of this process in MB: ``VmRSS`` now, ``VmHWM`` its peak since :func:`forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
 
 
-def current() -> float:
-    """Resident memory of this process now, in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_of(name: str, batch: int, contender: str) -> dict[str, float]:
@@ -303,16 +306,18 @@ def memory_of(name: str, batch: int, contender: str) -> dict[str, float]:
     plain = forward(s)
     run = {"forward": plain, "bare pass": bare_pass(s), "gradlens": gradlens(s, s.layers)}.get(contender)
     run = run or PEERS[contender](s)
-    for _ in range(3):
-        plain()
-    before = resident()
-    for _ in range(3):
-        run()
-    peak = resident() - before
-    settled = current()
+    run()  # first calls allocate for good
+    peaks = []
+    for call in (plain, run):
+        gc.collect()
+        forget_peak()
+        for _ in range(3):
+            call()
+        peaks.append(resident("VmHWM"))
+    settled = resident("VmRSS")
     for _ in range(50):
         run()
-    return {"peak": peak, "growth": current() - settled}
+    return {"peak": peaks[1] - peaks[0], "growth": resident("VmRSS") - settled}
 
 
 def memory_table(names: list[str], batches: list[int], threads: int) -> str:
@@ -328,7 +333,11 @@ def memory_table(names: list[str], batches: list[int], threads: int) -> str:
             cells = []
             for contender in columns:
                 arguments = ["--measure", contender, "--model", name, "--batch", str(batch), "--threads", str(threads)]
-                done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+                # freed memory goes back at once, so that what is resident is what is used
+                frugal = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+                done = subprocess.run(
+                    [sys.executable, __file__, *arguments], capture_output=True, text=True, env=os.environ | frugal
+                )
                 if done.returncode:
                     cells.append("fails")
                     continue
