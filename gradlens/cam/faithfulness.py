@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from gradlens.cam.measures import Model, as_many, measure, orderless, probabilities, ranks, unit
 
-PERCENTILES = (20, 40, 60, 80)  # as in pytorch-grad-cam
+PERCENTILES = (20, 40, 60, 80)  # those of pytorch-grad-cam's own example; its default is every ten
 STEPS = 10
 _RISE = "Petsiuk et al. 2018, BMVC (RISE), section 4.2"
 _GRADCAMPP = "Chattopadhay et al. 2018, WACV, section 4.1"
@@ -280,8 +280,9 @@ def confidence(
 def average_drop(model: Model, images: Tensor, targets: Tensor, heat: Tensor, *, batch: int = 64) -> Tensor:
     """max(0, Y - O) / Y: the share of the target's probability Y that is lost where only the map's part is shown.
 
-    In 0..1, lower is better; a map that shows everything loses nothing, so read it beside the others. See
-    :func:`confidence` for Y, O and the forward passes.
+    In 0..1, lower is better. A map that shows everything loses nothing, and a random map that shows half of the image
+    may lose less than a true one that shows a tenth: compare maps of like area only, and read it beside the others.
+    See :func:`confidence` for Y, O and the forward passes.
     """
     before, after = confidence(model, images, targets, heat, batch=batch)
     return (before - after).clamp(min=0) / before
@@ -330,8 +331,8 @@ def infidelity(
     colour); Iᵀφ is the map's sum in it; f the target's probability; β the factor per map that fits best, so that the
     map's scale does not matter. In 0..1, lower is better. A constant map is measured too (its sums say how large the
     square is); NaN for one that is zero everywhere or not finite. The squares are the same for every image and map, so
-    forward passes are ``samples`` + 1 per image, whatever the number of maps. Captum's ``infidelity(normalize=True)`` gives the
-    same number, one map at a time.
+    forward passes are ``samples`` + 1 per image, whatever the number of maps.
+    Captum's ``infidelity(normalize=True)`` gives the same number, one map at a time.
     """
     maps, single = as_many(heat, images, targets)
     squares = removal_squares(images.shape[-2:], samples, seed).to(images.device)  # (S, H, W)
