@@ -447,7 +447,8 @@ def _header(ax: Axes, line: Line, plan: _Plan, y: float, first: bool) -> None:
             _fitted(ax, column.note, x + plan.cell / 2, low, plan.cell, va="bottom", color=_GREY)
             low -= 0.095
         lines = _broken(column.name, plan.cell)
-        ax.text(x + plan.cell / 2, low, "\n".join(lines), ha="center", va="bottom", fontsize=6, linespacing=1.05)
+        size = min(6.0, (plan.cell + _GAP) / (_LETTER * max(map(len, lines))))  # one word may be longer than the cell
+        ax.text(x + plan.cell / 2, low, "\n".join(lines), ha="center", va="bottom", fontsize=size, linespacing=1.05)
     for name, members in groupby(line, key=lambda placed: placed[2].group):
         if name:
             placed = list(members)

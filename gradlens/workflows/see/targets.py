@@ -50,7 +50,8 @@ def asks(specs: Sequence[str], model: LoadedModel) -> list[Ask]:
             pick, against = _pick(one, model), _pick(other, model)
             found.append(Ask(f"{_words(one, model)} rather than {_words(other, model)}", pick, against))
         else:
-            found.append(Ask(_words(spec, model), _pick(spec, model)))
+            words = _words(spec, model)
+            found.append(Ask(words if spec in (*RANKS, "true") else f"class {words}", _pick(spec, model)))
     return found
 
 
