@@ -147,6 +147,19 @@ def test_a_blank_or_broken_map_has_no_value_and_spoils_no_other(name: str, fill:
     torch.testing.assert_close(got, sound)
 
 
+def test_a_constant_map_ranks_nothing() -> None:
+    heat, model, images, targets, _ = case()
+    heat[0] = 2.5
+    for name in ("insertion", "deletion", "road"):
+        assert MEASURES[name].function(model, images, targets, heat).isnan().any(1).tolist() == [
+            True,
+            False,
+            False,
+            False,
+        ]
+    assert not faithfulness.average_drop(model, images, targets, heat).isnan().any()
+
+
 @pytest.mark.parametrize("name", WITH_MODEL)
 def test_the_model_and_the_images_are_left_as_they_were(name: str) -> None:
     model = small().train()

@@ -31,9 +31,10 @@ _LATER_NEIGHBOURS = {(0, 1): 1 / 6, (1, -1): 1 / 12, (1, 0): 1 / 6, (1, 1): 1 / 
 
 
 def blurred(images: Tensor) -> Tensor:
-    """What insertion starts from: RISE's blur (11 × 11 pixels, σ = 5 at 224 pixels), its kernel never under 11 pixels.
+    """What insertion starts from: RISE's blur, 11 × 11 pixels and σ = 5, for images of up to 224 pixels.
 
-    The kernel grows with the image, so that a larger image is blurred as much in its own terms.
+    The kernel grows with larger images, so that they are blurred as much in their own terms, and shrinks to fit ones
+    smaller than itself.
     """
     scale = max(1.0, min(images.shape[-2:]) / 224)
     size = 2 * round(5 * scale) + 1

@@ -2,6 +2,7 @@
 
 The measures themselves live beside this module: :mod:`gradlens.cam.faithfulness` (does the model agree?),
 :mod:`gradlens.cam.localisation` (does the mask agree?). They take heat maps of any positive scale and know no methods.
+Importing these two fills :data:`MEASURES`, as :mod:`gradlens.workflows.evaluate` does.
 
 Shapes everywhere: N images (N, 3, H, W); M maps of each as ``heat`` (M, N, H, W), for instance methods times depths,
 so that what does not depend on the map is computed once; results (M, N), one value per map and image. Where heat is
@@ -108,13 +109,13 @@ def unit(heat: Tensor) -> Tensor:
 
 
 def ranks(heat: Tensor) -> Tensor:
-    """Each pixel's place when the highest value comes first: (..., H, W) int64, 0 to H·W - 1.
+    """Each pixel's place when the highest value comes first: (..., H, W) int32, 0 to H·W - 1.
 
     Equal values rank in raster order (a stable sort), so the same map is ranked the same way everywhere.
     """
     order = heat.flatten(-2).argsort(dim=-1, descending=True, stable=True)
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places).view(heat.shape)
+    places = torch.arange(order.shape[-1], device=order.device, dtype=torch.int32).expand_as(order)
+    return torch.empty_like(places, memory_format=torch.contiguous_format).scatter_(-1, order, places).view(heat.shape)
 
 
 def orderless(heat: Tensor) -> Tensor:
