@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -225,7 +226,7 @@ class TestGrid:
         headings = [
             t.get_window_extent(renderer)
             for t in page.axes[0].texts
-            if t.get_va() == "bottom" and t.get_text() != "image"
+            if t.get_verticalalignment() == "bottom" and t.get_text() != "image"
         ]
         assert len(headings) == 20
         for a in headings:
@@ -431,7 +432,7 @@ class TestDifference:
     def test_values_and_statuses(self) -> None:
         a = stack(rising(), rising(), rising(), np.ones((4, 4)))
         b = stack(rising(2), rising(), np.full((4, 4), np.nan), rising(), target=(1, "bus"))
-        b = CamStack(**{**b.__dict__, "statuses": ("ok", "ok", "undefined", "ok")})
+        b = replace(b, statuses=("ok", "ok", "undefined", "ok"))
         got = difference(a, b)
         np.testing.assert_array_equal(got.maps[0], -rising())
         assert got.statuses == ("all negative", "zero gradient", "undefined", "ok")

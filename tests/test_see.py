@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gradlens.cam.engine import explain
 from gradlens.cli.main import main
 from gradlens.data.preprocess import to_tensor
+from gradlens.errors import InputError, NotFoundError
 from gradlens.figures.cam_grid import Caption, Cell, Column, Row, cam_grid, overlay
+from gradlens.records import LoadedModel, Preprocess
+from gradlens.workflows.see.targets import asks
 from gradlens.zoo import checkpoints
 
 
@@ -121,6 +125,10 @@ def test_an_unreadable_image_is_skipped_and_told(gradlens, tmp_path: Path, photo
         (["--model", "shufflenet", "--target", "trian"], 1, "train"),
         (["--model", "shufflenet", "--target", "top:99"], 1, "1..8"),
         (["--model", "shufflenet", "--method", "gradcan"], 1, "gradcam"),
+        (["--model", "shufflenet", "--target", "contrast:car"], 1, "contrast:A/B"),
+        (["--model", "shufflenet", "--target", "contrast:car/bsu"], 1, "did you mean 'bus'"),
+        (["--model", "shufflenet", "--target", "contrast:car/bus", "--method", "occlusion"], 1, "one class at a time"),
+        (["--model", "shufflenet", "--method", "rollout", "--n", "1"], 1, "attention"),
         (["--model", "shufflenet", "--data", "vehicles-tset"], 1, "vehicles-test"),
         (["--model", "shufflenet", "--image", "nowhere.jpg"], 1, "nowhere.jpg"),
         (["--model", "timm:resnet10t", "--data", "vehicles-test"], 1, "random"),
@@ -134,7 +142,15 @@ def test_what_is_not_there(gradlens, tmp_path: Path, arguments: list[str], code:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--model", "vit", "--scale", "huge"], ["--model", "vit", "--image", "a", "--data", "b"]]
+    "arguments",
+    [
+        [],
+        ["--model", "vit", "--scale", "huge"],
+        ["--model", "vit", "--image", "a", "--data", "b"],
+        ["--model", "vit", "--outline", "circle"],
+        ["--model", "vit", "--threshold", "0"],
+        ["--model", "vit", "--features", "0"],
+    ],
 )
 def test_wrong_usage(gradlens, arguments: list[str]) -> None:  # type: ignore[no-untyped-def]
     assert gradlens("cam", *arguments).code == 2
@@ -149,6 +165,176 @@ def test_layers_lists_depths_of_a_model_without_weights(gradlens) -> None:  # ty
     table = gradlens("layers", "--model", "shufflenet", "--layers", "stages").out
     assert "picked by" in table
     assert "stage4" in table or "conv5" in table
+
+
+def png_words(path: str | Path) -> dict[str, str]:
+    """Caption and alt text of a figure, as its file tells them."""
+    with Image.open(path) as file:
+        told = json.loads(file.info["gradlens"])
+    return {"caption": told["caption"], "alt": told["alt"]}
+
+
+def test_several_methods_give_a_page_per_image(gradlens, tmp_path: Path, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    """Depths and pixels in one figure; what this network cannot do is said, and does not stop the rest."""
+    run = gradlens(
+        "cam", "--model", "shufflenet", "--image", photo, "--out", tmp_path / "run", "--json", "--dpi", 60, "--layers",
+        "2", "--method", "gradcam", "--method", "integrated-gradients", "--method", "rollout", "--method", "gradcam",
+        "--save-maps",
+    )  # fmt: skip
+    told = json.loads(run.out)
+    assert [Path(p).name for p in told["figures"]] == ["cam--image-01.png"]
+    assert "Integrated Gradients" in png_words(told["figures"][0])["alt"]
+    (model,) = told["models"]
+    assert list(model["refused"]) == ["rollout"]
+    assert "attention" in run.err
+    names = [layer["name"] for layer in model["layers"]]
+    assert names[0] == "input"
+    assert len(names) == 3
+    gradcam, pixels, refused = told["images"]
+    assert gradcam["status"] == dict.fromkeys(names[1:], "ok")
+    assert pixels["status"] == {"input": "ok"}
+    assert refused["status"] == dict.fromkeys(names[1:], "undefined")
+    # signed raw maps of both kinds, each in its own file, with statuses
+    assert [Path(p).name for p in told["maps"]] == ["vehicles--shufflenet.npz", "vehicles--shufflenet--input.npz"]
+    with np.load(told["maps"][1], allow_pickle=False) as maps:
+        assert maps["input"].shape == (1, 96, 96)
+        assert maps["input"].min() < 0 < maps["input"].max()
+        assert maps["stacks.status"].tolist() == [["ok"]]
+    with np.load(told["maps"][0], allow_pickle=False) as maps:
+        assert maps["stacks.layers"].tolist() == names[1:]
+        assert maps["stacks.method"].tolist() == ["gradcam"]
+        assert maps["stacks.logit"][0] == gradcam["target_logit"]
+
+
+def test_several_models_methods_and_layers_give_a_page_each(gradlens, tmp_path: Path, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    run = gradlens(
+        "cam", "--model", "shufflenet", "--model", "vit", "--image", photo, "--out", tmp_path / "run", "--json",
+        "--dpi", 40, "--layers", "2", "--method", "gradcam", "--method", "rollout",
+    )  # fmt: skip
+    told = json.loads(run.out)
+    names = ["cam--image-01--vehicles--shufflenet.png", "cam--image-01--vehicles--vit.png"]
+    assert [Path(p).name for p in told["figures"]] == names
+    assert [list(m["refused"]) for m in told["models"]] == [["rollout"], []]
+
+
+def test_a_contrast_is_the_difference_of_two_targets(gradlens, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Grad-CAM is linear in the gradient: what speaks for A rather than B is A's map minus B's."""
+    common = ["cam", "--model", "shufflenet", "--n", 1, "--dpi", 40, "--layers", "last", "--save-maps", "--json"]
+    targets = ["--target", "predicted", "--target", "contrast:predicted/second", "--target", "second"]
+    told = json.loads(gradlens(*common, *targets, "--out", tmp_path / "a").out)
+    first, contrast, second = told["images"][:3]
+    assert (contrast["target"], contrast["against"]) == (first["target"], second["target"])
+    assert first["against"] is None
+    assert first["target_probability"] > second["target_probability"]
+    layer = told["models"][0]["layers"][0]["name"]
+    with np.load(told["maps"][0], allow_pickle=False) as maps:
+        a, both, b = maps[layer][:3]
+        assert maps["stacks.against"].tolist()[:3] == ["", second["target"], ""]
+    np.testing.assert_allclose(both, a - b, atol=1e-4 * np.abs(a).max())
+
+
+def test_two_targets_stand_side_by_side(gradlens, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    common = ["cam", "--model", "shufflenet", "--n", 1, "--dpi", 40, "--layers", "last", "--json"]
+    told = json.loads(gradlens(*common, "--target", "true", "--target", "ship", "--out", tmp_path / "a").out)
+    assert "A true class, B class ship" in png_words(told["figures"][0])["caption"]
+
+
+def test_boxes_are_in_pixels_of_the_original(gradlens, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The photo is wider than the network's view; a box never leaves the part that the network saw."""
+    path = tmp_path / "wide.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 500, 3), dtype=np.uint8)).save(path)
+    common = ["cam", "--model", "shufflenet", "--image", path, "--dpi", 40, "--layers", "3", "--json"]
+    told = json.loads(gradlens(*common, "--outline", "box", "--threshold", 0.3, "--out", tmp_path / "a").out)
+    (image,) = told["images"]
+    assert [o["layer"] for o in image["outlines"]] == [layer["name"] for layer in told["models"][0]["layers"]]
+    loaded = checkpoints.load("vehicles/shufflenet")
+    pixels = np.asarray(Image.open(path))
+    (stack,) = explain(loaded.module, to_tensor(loaded.preprocess, pixels)[None], layers="3").stacks()
+    for told_outline, raw in zip(image["outlines"], stack.maps, strict=True):
+        left, top, right, bottom = told_outline["box"]
+        assert 150 <= left < right <= 350  # the middle square
+        assert 0 <= top < bottom <= 200
+        assert 0 < told_outline["area"] <= 1
+        # the map, enlarged to the original's size by another library, is strong somewhere at every edge of the box
+        heat = np.asarray(Image.fromarray(raw).resize((200, 200), Image.Resampling.BILINEAR))
+        inside = heat[round(top) : round(bottom), round(left) - 150 : round(right) - 150]
+        for edge in (inside[:3], inside[-3:], inside[:, :3], inside[:, -3:]):
+            assert edge.max() >= 0.25 * heat.max()
+    plain = json.loads(gradlens(*common, "--out", tmp_path / "b").out)
+    assert "outlines" not in plain["images"][0]
+
+
+def test_the_strongest_channels(gradlens, tmp_path: Path, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    common = ["cam", "--model", "shufflenet", "--image", photo, "--dpi", 40, "--layers", "2", "--json"]
+    told = json.loads(gradlens(*common, "--features", 3, "--out", tmp_path / "a").out)
+    assert [Path(p).name for p in told["figures"]] == ["cam--vehicles--shufflenet.png", "features--image-01.png"]
+    assert [f["layer"] for f in told["features"]] == [layer["name"] for layer in told["models"][0]["layers"]]
+    for one in told["features"]:
+        assert len(one["channels"]) == 3
+        assert one["shares"] == sorted(one["shares"], reverse=True)
+        assert one["rank"] == "contribution"
+    # the channels that are strongest whatever the class are not those that decide
+    other = json.loads(gradlens(*common, "--features", 3, "--rank", "activation", "--out", tmp_path / "b").out)
+    assert [f["channels"] for f in other["features"]] != [f["channels"] for f in told["features"]]
+    assert "features" not in json.loads((gradlens(*common, "--out", tmp_path / "c")).out)
+
+
+def test_batches_change_nothing(gradlens, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    common = ["cam", "--model", "shufflenet", "--data", "vehicles-test", "--n", 5, "--dpi", 40, "--layers", "last"]
+    for size in (2, 16):
+        gradlens(*common, "--save-maps", "--batch-size", size, "--out", tmp_path / str(size))
+    few, many = (np.load(tmp_path / s / "maps" / "vehicles--shufflenet.npz") for s in ("2", "16"))
+    assert few["stacks.image"].tolist() == many["stacks.image"].tolist()
+    assert len(set(few["stacks.image"].tolist())) == 5
+    layer = str(few["stacks.layers"][0])
+    np.testing.assert_allclose(few[layer], many[layer], rtol=1e-3, atol=1e-4 * np.abs(many[layer]).max())
+
+
+def test_methods_are_listed(gradlens) -> None:  # type: ignore[no-untyped-def]
+    listed = json.loads(gradlens("cam", "--list-methods", "--json").out)["methods"]
+    names = [m["name"] for m in listed]
+    assert {"gradcam", "scorecam", "rollout", "integrated-gradients", "fullgrad"} <= set(names)
+    assert all(m["paper"] and m["formula"] for m in listed)
+    table = gradlens("cam", "--list-methods").out
+    assert all(m["title"] in table and m["formula"] in table for m in listed)
+
+
+class TestTargets:
+    logits = torch.tensor([[0.0, 3, 2, 1], [5, 1, 0, 2]])
+
+    def model(self, *classes: str) -> LoadedModel:
+        return LoadedModel("net", torch.nn.Identity(), classes, Preprocess((3, 8, 8)), "none")
+
+    def picked(self, spec: str, *classes: str, labels: tuple[str | None, ...] = (None, None)) -> list[list[int]]:
+        found = asks([spec], self.model(*classes))
+        sides = [side for ask in found for side in (ask.pick, ask.against) if side]
+        return [side(self.logits, labels).tolist() for side in sides]
+
+    @pytest.mark.parametrize(
+        ("spec", "expected"),
+        [
+            ("predicted", [[1, 0]]),
+            ("second", [[2, 3]]),
+            ("top:3", [[1, 0], [2, 3], [3, 1]]),
+            ("c", [[2, 2]]),
+            ("3", [[3, 3]]),
+            ("contrast:predicted/second", [[1, 0], [2, 3]]),
+            ("contrast:a/b/3", [[0, 0], [3, 3]]),
+            ("contrast:1/a/b", [[1, 1], [0, 0]]),
+        ],
+    )
+    def test_what_they_mean(self, spec: str, expected: list[list[int]]) -> None:
+        assert self.picked(spec, "a/b", "b", "c", "d") == expected
+
+    def test_a_class_called_like_an_index_or_a_word(self) -> None:
+        assert self.picked("1", "3", "2", "1", "0") == [[2, 2]]
+        assert self.picked("true", "a", "true", "c", "d", labels=("d", "a")) == [[3, 0]]
+
+    def test_a_contrast_that_can_be_read_in_two_ways_is_refused(self) -> None:
+        with pytest.raises(InputError, match="2 ways"):
+            self.picked("contrast:a/b/c", "a", "b/c", "a/b", "c")
+        with pytest.raises(NotFoundError):
+            self.picked("contrast:a/x", "a", "b", "c", "d")
 
 
 class TestFigure:

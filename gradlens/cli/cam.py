@@ -24,9 +24,9 @@ from gradlens.runtime import Runtime
 
 
 def _method_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    from gradlens.cam.methods import METHODS
+    from gradlens.workflows.see import methods
 
-    return [name for name in METHODS if name.startswith(incomplete)]
+    return [m.name for m in methods() if m.name.startswith(incomplete)]
 
 
 def _measure_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -294,14 +294,14 @@ def _finite(value: Any) -> Any:
 
 
 def _print_methods(as_json: bool) -> None:
-    from gradlens.cam.methods import METHODS
+    from gradlens.workflows.see import methods
 
     if as_json:
         fields = ("name", "title", "needs", "at", "contrast", "paper", "formula")
-        print_json({"methods": [{field: getattr(m, field) for field in fields} for m in METHODS.values()]})
+        print_json({"methods": [{field: getattr(m, field) for field in fields} for m in methods()]})
         return
     rows = [("name", "title", "needs", "maps at", "paper, formula")]
-    for m in METHODS.values():
+    for m in methods():
         rows += [(m.name, m.title, m.needs, m.at, m.paper), ("", "", "", "", m.formula)]
     print_table(rows)
 

@@ -16,7 +16,7 @@ from torch import nn
 from gradlens.cam.derived import Channels, outline, strongest_channels
 from gradlens.cam.engine import Explanation, at_the_pixels, explain, explain_all
 from gradlens.cam.fast import compare, fast_copy
-from gradlens.cam.methods import METHODS
+from gradlens.cam.methods import METHODS, Method
 from gradlens.cam.targets import Contrast, Targets
 from gradlens.data.preprocess import to_tensor
 from gradlens.data.sources import ImageSet
@@ -34,7 +34,7 @@ from gradlens.workflows.see.run import CamRequest, CamRun, Seen, SeenImage, laye
 from gradlens.workflows.see.targets import CONTRAST, Labels, asks
 from gradlens.zoo import checkpoints
 
-__all__ = ["CamRequest", "CamRun", "Seen", "SeenImage", "cam", "layer_fields", "layers"]
+__all__ = ["CamRequest", "CamRun", "Seen", "SeenImage", "cam", "layer_fields", "layers", "methods"]
 
 BATCH = 16  # images per pass when nobody said
 
@@ -56,6 +56,11 @@ def layers(
         )  # fmt: skip
         found.append((model, depths_of(model, runtime)))
     return found
+
+
+def methods() -> list[Method]:
+    """Every way to make maps."""
+    return list(METHODS.values())
 
 
 def _is_foreign(name: str) -> bool:
