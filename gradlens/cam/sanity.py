@@ -165,8 +165,7 @@ def _measure_anew(model: nn.Module, norms: Sequence[_BatchNorm], images: Tensor)
         return
     usual = [n.momentum for n in measured]
     for n in measured:
-        n.reset_running_stats()
-        n.momentum = None  # a plain mean over batches, here of one
+        n.momentum = 1.0  # all of it from this one batch
         n.train()
     model(images)
     for n, momentum in zip(measured, usual, strict=True):
