@@ -769,6 +769,19 @@ class TestFullGradient:
             grids = {tuple(g.shape[2:]) for p in parts[1:] if (g := p.grid(size)) is not None}
             assert grids == expected
 
+    @pytest.mark.parametrize(
+        ("builder", "size"),
+        [("beit_base_patch16_224", 32), ("vit_base_patch16_siglip_224", 32), ("maxvit_rmlp_pico_rw_256", 256)],
+    )
+    def test_odd_calls_of_linear_layers(self, builder: str, size: int) -> None:
+        """Weights by keyword (BEiT), layers over parameters alone (queries, position tables)."""
+        small = {"img_size": size, "embed_dim": 24, "depth": 1, "num_heads": 2} if "max" not in builder else {}
+        torch.manual_seed(0)
+        model = timm.create_model(builder, num_classes=4, **small).eval()
+        (maps,) = METHODS["fullgrad"].function(model, pictures(1, (size, size)), [], torch.tensor([[1]]))
+        assert torch.isfinite(maps).all()
+        assert maps.max() > 0
+
 
 class TestGuided:
     def test_functional_reused_and_in_place_relus_are_relus(self) -> None:
@@ -808,8 +821,12 @@ class TestGuided:
 
     @pytest.mark.parametrize("name", sorted(RECTIFIERS_ONLY))
     def test_a_network_without_relus_is_refused(self, name: str) -> None:
-        with pytest.raises(ModelError, match="ReLU"):
-            explain(tiny_vit(), pictures(), layers="blocks.0", method=name)
+        """Swin v2 has ReLUs, but only in front of its position biases, which no pixel reaches."""
+        torch.manual_seed(0)
+        swin = {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)}
+        for model in (tiny_vit(img_size=(32, 32)), timm.create_model("swinv2_tiny_window8_256", **swin)):
+            with pytest.raises(ModelError, match="ReLU"):
+                explain(model.eval(), pictures(2, (32, 32)), layers="stages", method=name)
 
 
 class TestAblation:

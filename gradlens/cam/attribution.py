@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,7 @@ from gradlens.zoo.outputs import logits_of
 
 T = TypeVar("T")
 
-# What goes through the network at once, in pixels: 8 images of 224 a side with their whole graph, 64 without one.
-_WITH_GRAPH = 8 * 224 * 224
-_WITHOUT_GRAPH = 64 * 224 * 224
+_AT_ONCE = 8 * 224 * 224  # pixels that go through the network in one pass: what is kept for a backward pass stays small
 IG_STEPS = 50
 OCCLUDED = 1 / 8  # side of the occluding square, as a share of the image's shorter side
 
@@ -65,7 +63,7 @@ def fullgrad(model: nn.Module, images: Tensor, points: Sequence[HookPoint], targ
     """
     size = (images.shape[2], images.shape[3])
     maps = []
-    for some, columns in _chunks(images, targets, _WITH_GRAPH):
+    for some, columns in _chunks(images, targets):
         maps.append(torch.stack(full_gradient(model, some, columns, lambda parts: _aggregated(parts, size)), 1))
     return [torch.cat(maps)]
 
@@ -169,13 +167,13 @@ def integrated_gradients(
     maps = []
     with undisturbed(model):
         explainer = IntegratedGradients(_forward_of(model))
-        for some, columns in _chunks(images, targets, _WITH_GRAPH):
+        for some, columns in _chunks(images, targets):
             made = [
                 explainer.attribute(
                     some.clone().requires_grad_(True),
                     target=target,
                     n_steps=IG_STEPS,
-                    internal_batch_size=_at_once(images, _WITH_GRAPH),
+                    internal_batch_size=_at_once(images),
                 )
                 for target in columns.unbind(1)
             ]
@@ -213,7 +211,7 @@ def occlusion(model: nn.Module, images: Tensor, points: Sequence[HookPoint], tar
     maps = []
     with undisturbed(model), torch.no_grad():
         explainer = Occlusion(_forward_of(model))
-        for some, columns in _chunks(images, targets, _WITHOUT_GRAPH):
+        for some, columns in _chunks(images, targets):
             made = [
                 explainer.attribute(
                     some,
@@ -221,7 +219,7 @@ def occlusion(model: nn.Module, images: Tensor, points: Sequence[HookPoint], tar
                     sliding_window_shapes=(3, side, side),
                     strides=(3, step, step),
                     baselines=0,
-                    perturbations_per_eval=max(1, _at_once(images, _WITHOUT_GRAPH) // len(some)),
+                    perturbations_per_eval=max(1, _at_once(images) // len(some)),
                 )
                 for target in columns.unbind(1)
             ]
@@ -230,18 +228,18 @@ def occlusion(model: nn.Module, images: Tensor, points: Sequence[HookPoint], tar
     return [torch.cat(maps)]
 
 
-def _at_once(images: Tensor, pixels: int) -> int:
-    """How many images of this size make up so many pixels, at least one."""
-    return max(1, pixels // math.prod(images.shape[2:]))
+def _at_once(images: Tensor) -> int:
+    """How many images of this size go through the network in one pass."""
+    return max(1, _AT_ONCE // math.prod(images.shape[2:]))
 
 
-def _chunks(images: Tensor, targets: Tensor, pixels: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and their targets in pieces of at most so many pixels, ready for autograd."""
+def _chunks(images: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and their targets in pieces for one pass each, ready for autograd."""
     # an inference tensor cannot be saved for backward; outside inference mode a copy is an ordinary one
     with torch.inference_mode(False):
         ready = images.clone() if images.is_inference() else images.detach()
         wanted = targets.clone() if targets.is_inference() else targets
-    many = _at_once(images, pixels)
+    many = _at_once(images)
     yield from zip(ready.split(many), wanted.split(many), strict=True)
 
 
@@ -310,6 +308,9 @@ def full_gradient(model: nn.Module, images: Tensor, targets: Tensor, make: Calla
     return made
 
 
+_Bias: TypeAlias = "tuple[Tensor | None, int]"
+
+
 class _Biased(TorchFunctionMode):
     """Notes every biased output that is made inside it.
 
@@ -325,7 +326,7 @@ class _Biased(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         find = _BIASES.get(func)
-        if find is None:
+        if find is None or not output.requires_grad:  # made of parameters alone: position embeddings, queries
             return output
         bias, axis = find(*args, **kwargs)
         if bias is None:
@@ -334,18 +335,16 @@ class _Biased(TorchFunctionMode):
         return output.clone()  # what follows may work in place, and this one is differentiated
 
 
-def _of_product(
-    _x: Tensor, _weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any
-) -> tuple[Tensor | None, int]:
+def _of_product(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> _Bias:
     return bias, 1
 
 
-def _of_linear(_x: Tensor, _weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor | None, int]:
+def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Bias:
     return bias, -1
 
 
 def _of_batch_norm(
-    _x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -353,7 +352,7 @@ def _of_batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> tuple[Tensor | None, int]:
+) -> _Bias:
     """β − γ μ / √(σ² + ε): what an evaluation-mode batch norm gives for an input of zeros."""
     if training or running_mean is None or running_var is None:
         return bias, 1
@@ -364,23 +363,23 @@ def _of_batch_norm(
 
 
 def _of_layer_norm(
-    _x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    *_: Any,
-    **__: Any,
-) -> tuple[Tensor | None, int]:
+    eps: float = 1e-5,
+) -> _Bias:
     return (bias if len(normalized_shape) == 1 else None), -1
 
 
 def _of_group_norm(
-    _x: Tensor, _groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *_: Any, **__: Any
-) -> tuple[Tensor | None, int]:
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> _Bias:
     return bias, 1
 
 
-_BIASES: dict[Any, Callable[..., tuple[Tensor | None, int]]] = {
+# from the arguments of a call, named as PyTorch names them: the bias and the axis of its channels
+_BIASES: dict[Any, Callable[..., _Bias]] = {
     torch.conv1d: _of_product,
     torch.conv2d: _of_product,
     F.linear: _of_linear,
@@ -402,7 +401,7 @@ def _guided(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Guided gradients at the pixels: (N, T, 3, H, W)."""
     made = []
     with undisturbed(model):
-        for some, columns in _chunks(images, targets, _WITH_GRAPH):
+        for some, columns in _chunks(images, targets):
             pixels = some.clone().requires_grad_(True)
             with _Guided() as watch:
                 logits = logits_of(model(pixels))
@@ -424,7 +423,7 @@ class _Guided(TorchFunctionMode):
     """Every ReLU that runs inside it hands back only positive gradients.
 
     Attributes:
-        rectifiers: how many ran.
+        rectifiers: how many ran on something that depends on the pixels.
     """
 
     def __init__(self) -> None:
@@ -437,9 +436,9 @@ class _Guided(TorchFunctionMode):
         ceiling = None if read is None else read(*args, **kwargs)
         if ceiling is None:
             return func(*args, **kwargs)
-        self.rectifiers += 1
         most, inplace = ceiling
         x = args[0] if args else kwargs["input"]
+        self.rectifiers += x.requires_grad
         return _GuidedReLU.apply(x, most, inplace)
 
 
