@@ -35,6 +35,7 @@ MOST_COLUMNS = 10  # maps beside each other before a row of depths wraps
 LARGEST, SMALLEST = 1.15, 0.5  # inches a side of a cell
 TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
 FINE = 0.99  # the quantile of a map of pixels that its strongest colour stands for
+MARKS = "./:_- "  # after these a name may go on in the next line
 _GAP = 0.035  # inches between cells
 _GROUP = 0.075  # inches between groups of columns, more than between cells
 _BLOCK = 0.06  # inches between images, more than between the rows of one
@@ -46,9 +47,9 @@ _TOP, _FOOT = 0.30, 0.42  # inches for title and legend
 _GREY = "#666666"
 _SHOWN: dict[Scale, str] = {
     "map": "each map is divided by its own maximum: colours compare places within one map only",
-    "image": "maps of one image and method are divided by their common maximum",
-    "row": "all maps of a row are divided by their common maximum",
-    "figure": "all maps of this figure are divided by their common maximum",
+    "image": "maps of one image and method share one maximum",
+    "row": "all maps of a row share one maximum",
+    "figure": "all maps of this figure share one maximum",
 }
 _SAID: dict[str, str] = {
     "all negative": "all evidence\nis negative",
@@ -370,7 +371,7 @@ def _aspect(view: np.ndarray) -> float:
     return view.shape[0] / view.shape[1]
 
 
-def _broken(name: str, width: float, size: float = 6, most_lines: int = 3, marks: str = "./:_- ") -> list[str]:
+def _broken(name: str, width: float, size: float = 6, most_lines: int = 3, marks: str = MARKS) -> list[str]:
     """A name over at most three lines, broken after dots, slashes, colons, underscores, hyphens and spaces."""
     most = max(6, int((width + _GAP) / (_LETTER * size)))
     parts = name
@@ -483,10 +484,9 @@ def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
 def _name(ax: Axes, row: Row, middle: float) -> None:
     """The row's name and what is said about it, right-aligned before the picture."""
     room = _NAMES - 0.1
-    names = _broken(row.name, room, 7, marks=" ")
-    if len(max(names, key=len)) * _LETTER * 5.5 > room:
-        names = _broken(row.name, room, 6, most_lines=2)
-    size = min(7.0, room / (_LETTER * len(max(names, key=len, default="")) or 1))
+    longest = max(map(len, row.name.split(" "))) * _LETTER  # inches per point
+    names = _broken(row.name, room, 7 if longest * 7 <= room else 5.5, marks=" " if longest * 5.5 <= room else MARKS)
+    size = min(7.0, room / (_LETTER * max(1, *map(len, names))))
     sources = [row.source] if isinstance(row.source, str) else list(row.source)
     notes = [line for source in sources if source for line in _broken(source, room, 5.5, most_lines=2)]
     y = middle - (0.12 * len(names) + 0.1 * len(notes)) / 2

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from gradlens.figures.cam_grid import Cell, Column, Row, Scale, Scene, cam_grid, target_text
+from gradlens.figures.cam_grid import Caption, Cell, Column, Row, Scale, Scene, cam_grid, target_text
 
 
 def cam_models(
-    images: Sequence[Sequence[Scene]], *, title: str = "", scale: Scale = "map", signed: bool = False, note: str = ""
+    images: Sequence[Sequence[Scene]],
+    *,
+    titles: Mapping[str, str] | None = None,
+    title: str = "",
+    scale: Scale = "map",
+    signed: bool = False,
+    note: str = "",
 ) -> Iterator[Figure]:
     """Draw images × models at each model's last depth; a row per image, or per image, target and method.
 
     Args:
         images: for each image one scene per model, the models in the same order.
+        titles: how to write the methods' names; as registered where missing.
         title: above the grid.
         scale, signed, note: see :mod:`gradlens.figures.cam_grid`.
     """
@@ -25,25 +33,34 @@ def cam_models(
     for i, scenes in enumerate(images):
         for k, stack in enumerate(scenes[0].stacks):
             about = [scenes[0].source] if k == 0 else []
-            about += [target_text(stack)] if several_targets else []
-            about += [stack.method] if several_methods else []
+            # "the predicted class" is another one in each model; then every cell says its own
+            same = len({scene.stacks[k].target for scene in scenes}) == 1
+            about += [target_text(stack)] if several_targets and same else []
+            about += [(titles or {}).get(stack.method, stack.method)] if several_methods else []
             rows.append(
                 Row(
                     view=scenes[0].view,
                     name=scenes[0].name if k == 0 else "",
                     source=about,
-                    cells=[_last(scene, k, signed) for scene in scenes],
+                    cells=[_last(scene, k, signed, several_targets and not same) for scene in scenes],
                     image=f"{i} {stack.method}",
                     block=str(i),
                 )
             )
-    columns = [Column(scene.model, scene.stacks[0].depths[-1].name) for scene in images[0]]
+    columns = [Column(scene.model, _last_depth(scene)) for scene in images[0]]
     return cam_grid(rows, columns, title=title, scale=scale, note=note)
 
 
-def _last(scene: Scene, k: int, signed: bool) -> Cell:
-    cell = scene.cells(k, signed)[-1]
-    return Cell(cell.map, cell.status, scene.caption if k == 0 else None, signed, cell.outline)
+def _last(scene: Scene, k: int, signed: bool, own_target: bool) -> Cell:
+    """The last depth of stack ``k``; below it the prediction, once, or what it explains."""
+    prediction = scene.caption if k == 0 else None
+    caption = Caption(target_text(scene.stacks[k])) if own_target and k > 0 else prediction
+    return replace(scene.cells(k, signed)[-1], caption=caption)
+
+
+def _last_depth(scene: Scene) -> str:
+    """Its name, whichever of the methods has depths."""
+    return next((s for s in scene.stacks if s.depths[-1].path), scene.stacks[0]).depths[-1].name
 
 
 def cam_models_by_depths(

@@ -121,7 +121,7 @@ def _models(seen: Sequence[Seen], request: CamRequest) -> Drawing:
     """Images × models at the last depth."""
     images = [[scene(s, s.images[i], request) for s in seen] for i in range(len(seen[0].images))]
     title = f"{_method_words(request)} at the last depth with a gradient · {_target_words(seen[0])}"
-    draw = partial(cam_models, images, title=title, **_look(request))
+    draw = partial(cam_models, images, titles=_titles(request), title=title, **_look(request))
     models = ", ".join(s.model.name for s in seen)
     return _drawing("cam--models", title, [scenes[0].name for scenes in images], f"the models {models}", draw)
 
@@ -138,7 +138,7 @@ def _models_by_depths(seen: Sequence[Seen], i: int, request: CamRequest) -> Draw
 def _methods(seen: Seen, i: int, request: CamRequest, several_models: bool) -> Drawing:
     """Methods × depths of one image in one model."""
     one = scene(seen, seen.images[i], request)
-    titles = {name: METHODS[name].title for name in request.methods}
+    titles = _titles(request)
     title = f"{seen.model.name} · {one.name} · {one.source} · {_target_words(seen)}"
     draw = partial(cam_methods, one, titles=titles, title=title, **_look(request))
     depths = ", ".join(dict.fromkeys(p.name for stack in one.stacks for p in stack.depths))
@@ -167,8 +167,13 @@ def _drawing(name: str, title: str, rows: Sequence[str], columns: str, draw: Cal
     return Drawing(name, title, alt, draw)
 
 
+def _titles(request: CamRequest) -> dict[str, str]:
+    return {name: METHODS[name].title for name in request.methods}
+
+
 def _method_words(request: CamRequest) -> str:
-    return ", ".join(METHODS[name].title for name in request.methods)
+    titles = list(_titles(request).values())
+    return ", ".join(titles) if len(titles) < 3 else f"{len(titles)} methods"
 
 
 def _target_words(seen: Seen) -> str:
