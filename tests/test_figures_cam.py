@@ -242,6 +242,13 @@ class TestGrid:
         assert _broken("features.denseblock1", 0.5) == ["features.", "denseblock1"]
         assert len(_broken("a.b" * 40, 0.5)) == 3
 
+    @pytest.mark.parametrize("length", [10, 90, 110, 300])
+    def test_a_title_fits_the_page_and_keeps_the_page_number(self, length: int) -> None:
+        rows = [Row(VIEW, "n", "s", [Cell(rising(), "ok")], str(i)) for i in range(20)]
+        page = next(cam_grid(rows, [Column("d")], title=("vehicles/net · " * 30)[:length]))
+        (title,) = [t for t in page.axes[0].texts if "(1 of " in t.get_text()]
+        assert title.get_window_extent(FigureCanvasAgg(page).get_renderer()).x1 <= page.get_size_inches()[0] * page.dpi
+
     def test_a_page_is_drawn_when_it_is_asked_for(self) -> None:
         rows = [Row(VIEW, "n", "s", [Cell(rising(), "ok")], str(i)) for i in range(5000)]
         pages = cam_grid(rows, [Column("d")], title="t")

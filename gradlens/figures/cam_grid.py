@@ -427,8 +427,11 @@ def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> 
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, plan.width), ylim=(height, 0))  # inches, y downwards
     ax.axis("off")
-    most = int((plan.width - 0.1) / (_LETTER * 9 * 1.08))  # bold letters are broader
-    ax.text(0.06, 0.17, short(title, most), fontsize=9, va="center", weight="bold")
+    letter = _LETTER * 1.08  # bold ones are broader
+    size = max(7.0, min(9.0, (plan.width - 0.1) / (letter * len(title))))
+    ax.text(
+        0.06, 0.17, short(title, int((plan.width - 0.1) / (letter * size))), fontsize=size, va="center", weight="bold"
+    )
     y = _TOP
     if not plan.wraps:
         _header(ax, plan.lines[0], plan, y, first=True)

@@ -120,7 +120,7 @@ def _pair(one: Scene) -> Scene:
 def _models(seen: Sequence[Seen], request: CamRequest) -> Drawing:
     """Images × models at the last depth."""
     images = [[scene(s, s.images[i], request) for s in seen] for i in range(len(seen[0].images))]
-    title = f"{_method_words(request)} at the last depth with a gradient · {_target_words(seen[0])}"
+    title = f"{_method_words(request)} at the last depth · {_target_words(seen[0])}"
     draw = partial(cam_models, images, titles=_titles(request), title=title, **_look(request))
     models = ", ".join(s.model.name for s in seen)
     return _drawing("cam--models", title, [scenes[0].name for scenes in images], f"the models {models}", draw)
