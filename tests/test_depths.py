@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from gradlens.depths.find import find_depths
 from gradlens.depths.graph import find_cuts
 from gradlens.depths.layout import Reading, readings
 from gradlens.errors import DepthError, ModelError, NotFoundError
+from gradlens.zoo import checkpoints
 from gradlens.zoo.architectures import ARCHITECTURES
 from gradlens.zoo.build import build
 
@@ -184,6 +188,246 @@ def test_every_architecture_of_the_zoo(name: str) -> None:
     assert len(depths.select(["stages"])) >= 3
     assert depths.select(["all"]) == depths.points
     assert len(depths.select(["4"])) == 4
+
+
+class Cube(nn.Module):
+    """Channels last, with as many channels as rows and columns: the shape tells nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 4, 4)
+        self.mix = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(self.embed(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class Unfolded(nn.Module):
+    """A linear patch embedding and a class token: no feature map is ever seen."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.cut = nn.Unfold(8, stride=8)
+        self.embed = nn.Linear(192, 24)
+        self.first = nn.Parameter(torch.randn(1, prefix, 24))
+        self.mix = nn.Linear(24, 24)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(self.cut(x).transpose(1, 2))
+        tokens = torch.cat([self.first.expand(len(x), -1, -1), tokens], 1)
+        return self.head(self.mix(tokens).mean(1))
+
+
+class Attentive(nn.Module):
+    """torch's own transformer, whose layers take a path without hooks where no gradient is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 24, 8, 8)
+        layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.head(self.encoder(self.embed(x).flatten(2).transpose(1, 2)).mean(1))}
+
+
+class Fading(nn.Module):
+    """Twelve layers that each keep a thousandth of what came in: what a patch of pixels does ends in rounding."""
+
+    def __init__(self, order: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8 if i else 3, 8, 3, 1 if i else 8, 1) for i in range(12))
+        self.order = order
+        self.head = Head(8)
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=1e-4 if layer is not self.layers[0] else 0.1)
+            nn.init.ones_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i == 8 and self.order is not None:
+                x = x.flatten(2)[:, :, self.order].unflatten(2, x.shape[2:])
+        return self.head(x)
+
+
+class TestLayouts:
+    """Each fails where the layout is guessed from the shape."""
+
+    def test_channels_last_with_as_many_channels_as_rows(self) -> None:
+        torch.manual_seed(0)
+        points = {p.name: p for p in find_depths(Cube(), image(64)).points}
+        assert points["mix"].shape == (16, 16, 16)
+        assert points["mix"].layout == "NHWC"
+        assert points["mix"].verified
+
+    @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+    def test_tokens_of_a_linear_patch_embedding_on_a_rectangle(self, prefix: int) -> None:
+        torch.manual_seed(0)
+        points = {p.name: p for p in find_depths(Unfolded(prefix), image(48, 80)).points}
+        assert (points["mix"].prefix, points["mix"].shape) == (prefix, (24, 6, 10))
+        assert points["mix"].verified
+        assert points["cut"].verified is False  # patches as columns: neither axis is a grid
+
+    def test_distilled_deit_has_two_prefix_tokens(self) -> None:
+        model = seeded("timm:deit_tiny_distilled_patch16_224", img_size=(48, 64), depth=4)
+        depths = find_depths(model, image(48, 64))
+        assert {(p.prefix, p.shape[1:]) for p in depths.select(["blocks"])} == {(2, (3, 4))}
+
+    def test_rectangles_of_convolutions_and_windows(self) -> None:
+        resnet = find_depths(seeded("timm:resnet18", channels=[8, 16, 24, 32]), image(64, 128))
+        assert [p.shape[1:] for p in resnet.select(["stages"])] == [(32, 64), (16, 32), (8, 16), (4, 8), (2, 4)]
+        swin = seeded(
+            "timm:swin_tiny_patch4_window7_224", img_size=(64, 128), window_size=4, embed_dim=24, depths=(1,) * 4
+        )
+        points = find_depths(swin, image(64, 128)).select(["stages"])
+        assert [(p.layout, p.shape[1:]) for p in points] == [("NHWC", (16 >> i, 32 >> i)) for i in range(4)]
+        assert all(p.verified for p in points)
+
+    def test_layers_of_torchs_own_transformer(self) -> None:
+        torch.manual_seed(0)
+        model = Attentive().eval()
+        depths = find_depths(model, image(64))
+        assert [p.name for p in depths.points] == ["embed", *(f"encoder.layers.{i}" for i in range(3))]
+        assert all(p.verified for p in depths.points)
+        inner = depths.select(["encoder.layers.1.self_attn"])  # runs on the slow path while it is hooked
+        assert [p.shape for p in inner] == [(24, 8, 8)]
+
+    def test_windows_in_the_batch_are_no_grid(self) -> None:
+        depths = find_depths(seeded("timm:swin_tiny_patch4_window7_224", img_size=64, window_size=4), image(64))
+        with pytest.raises(DepthError, match="feature map"):
+            depths.select(["layers.0.blocks.0.attn"])
+
+    def test_a_change_that_fades_is_followed_from_depth_to_depth(self) -> None:
+        torch.manual_seed(0)
+        depths = find_depths(Fading(), image(64))
+        assert len(depths.points) == 12
+        assert all(p.verified for p in depths.points)
+
+    def test_a_wrong_order_is_seen_where_the_change_of_the_pixels_has_faded(self) -> None:
+        torch.manual_seed(0)
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+        depths = find_depths(Fading(order), image(64))
+        assert [p.verified for p in depths.points][:9] == [True] * 9
+        assert depths.points[9].verified is False
+
+
+class TestBlocks:
+    """What counts as one depth, in networks whose blocks have outputs of their own inside."""
+
+    @pytest.mark.parametrize(
+        ("builder", "arguments", "expected"),
+        [
+            # a convolution with a skip of its own before the attention and before the MLP
+            ("timm:davit_tiny", {"depths": (1, 1), "embed_dims": (24, 48), "num_heads": (2, 4)}, 4),
+            # the sum in the middle goes through an Identity
+            ("timm:poolformer_s12", {}, 12),
+            # branches in parallel inside the token mixer, a skip around the MLP
+            ("timm:repvit_m0_9", {"depth": (1, 1, 2, 1), "embed_dim": (16, 24, 32, 40)}, 5),
+        ],
+    )
+    def test_end_where_their_last_skip_ends(self, builder: str, arguments: dict[str, object], expected: int) -> None:
+        depths = find_depths(seeded(builder, **arguments), image(96))
+        blocks = [p.name for p in depths.select(["blocks"]) if "downsample" not in p.name]
+        assert len(blocks) == expected
+        assert not [p for p in depths.points if any(p.name.startswith(b + ".") for b in blocks)]
+
+    def test_keys_and_values_of_attention_pooling_are_no_depth(self) -> None:
+        model = seeded("timm:vit_base_patch16_siglip_224", img_size=64, depth=3, embed_dim=48, num_heads=4)
+        depths = find_depths(model, image(64))
+        assert [p.name for p in depths.points] == ["patch_embed", "blocks.0", "blocks.1", "blocks.2"]
+        assert [p.name for p in depths.select(["attn_pool.kv"])] == ["attn_pool.kv"]
+
+    def test_last_of_a_head_that_starts_at_zero(self) -> None:
+        """torchvision's ViT reads the class token with weights of zero: nothing has a gradient yet."""
+        model = seeded("torchvision:vit_b_16", image_size=64)
+        model.encoder.layers = model.encoder.layers[:4]
+        assert not model.heads.head.weight.any()
+        assert [p.name for p in find_depths(model, image(64)).select(["last"])] == ["encoder.layers.encoder_layer_2"]
+        assert not model.heads.head.weight.any()
+
+
+class TestAnyModule:
+    """Whatever a classifier comes wrapped in, and whatever state it is in."""
+
+    def names(self, model: nn.Module, size: int = 64) -> list[str]:
+        return [p.name for p in find_depths(model, image(size)).points]
+
+    def small(self) -> nn.Module:
+        return seeded("timm:resnet18", channels=[8, 16, 24, 32])
+
+    def test_train_mode_dropout_statistics_and_random_state(self) -> None:
+        model = seeded("torchvision:googlenet", aux_logits=True, init_weights=False).train()
+        model.inception3a.eval()
+        modes, x = [m.training for m in model.modules()], image(64)
+        state, before = torch.get_rng_state(), model.conv1.bn.running_mean.clone()
+        depths = find_depths(model, x)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert [m.training for m in model.modules()] == modes
+        assert torch.equal(model.conv1.bn.running_mean, before)
+        plain = self.names(seeded("torchvision:googlenet", aux_logits=False, init_weights=False).eval())
+        assert [p.name for p in depths.points] == plain
+
+    @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+    def test_wrappers(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        assert self.names(wrap(self.small())) == self.names(self.small())
+
+    def test_compiled_in_place(self) -> None:
+        model = self.small()
+        model.compile()
+        assert self.names(model) == self.names(self.small())
+
+    def test_a_compiled_part(self) -> None:
+        model = self.small()
+        model.layer3 = torch.compile(model.layer3)
+        expected = [n.replace("layer3.", "layer3._orig_mod.") for n in self.names(self.small())]
+        assert self.names(model) == expected
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+    def test_scripted_and_traced_models_are_refused_with_the_way_out(self) -> None:
+        model = self.small().eval()
+        for made in (
+            torch.jit.script(model),
+            torch.jit.trace(model, image(64)),
+            nn.DataParallel(torch.jit.script(model)),
+        ):
+            with pytest.raises(ModelError, match=r"load_state_dict\(scripted\.state_dict\(\)\)"):
+                find_depths(made, image(64))
+            if not isinstance(made, nn.DataParallel):
+                self.small().load_state_dict(made.state_dict())  # the way out works
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+    def test_a_scripted_part_is_passed_over(self) -> None:
+        model = self.small().eval()
+        model.layer3 = torch.jit.script(model.layer3)
+        assert self.names(model) == [n for n in self.names(self.small()) if not n.startswith("layer3")]
+
+    def test_a_users_own_file(self, tmp_path: Path) -> None:
+        (tmp_path / "net.py").write_text(
+            "from torch import nn\n"
+            "class Unit(nn.Module):\n"
+            "    def __init__(self, c):\n"
+            "        super().__init__()\n"
+            "        self.body = nn.Sequential(nn.Conv2d(c, c, 3, 1, 1), nn.ReLU(), nn.Conv2d(c, c, 3, 1, 1))\n"
+            "    def forward(self, x):\n"
+            "        return x + self.body(x)\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self, num_classes):\n"
+            "        super().__init__()\n"
+            "        self.stem = nn.Conv2d(3, 8, 4, 4)\n"
+            "        self.units = nn.Sequential(Unit(8), Unit(8), nn.Conv2d(8, 16, 2, 2), Unit(16))\n"
+            "        self.fc = nn.Linear(16, num_classes)\n"
+            "    def forward(self, x):\n"
+            "        features = self.units(self.stem(x))\n"
+            "        return features, self.fc(features.mean((2, 3)))\n"
+        )
+        loaded = checkpoints.load(f"{tmp_path / 'net.py'}:Net", weights="random", classes=5)
+        depths = find_depths(loaded.module, image(64))
+        assert [p.name for p in depths.points] == ["stem", "units.0", "units.1", "units.2", "units.3"]
+        assert [p.name for p in depths.select(["blocks"])] == ["units.0", "units.1", "units.3"]
 
 
 class Shuffled(nn.Module):

@@ -163,7 +163,9 @@ class _Finder:
         self.model = model
         self.image = image.detach()
         self.size = (int(image.shape[-2]), int(image.shape[-1]))
-        self.modules = {path: m for path, m in model.named_modules() if path}
+        self.modules = {
+            path: m for path, m in model.named_modules() if path and not isinstance(m, torch.jit.ScriptModule)
+        }  # scripted parts of a network take no hooks
         self.readings: dict[tuple[int, ...], list[Reading]] = {}  # by shape of an output
         self.outputs: list[_Output] = []
         self.relays: dict[tuple[str, int], Reading] = {}  # cuts that passed the check, and how they are read

@@ -161,14 +161,14 @@ def relay(tensor: torch.Tensor, reading: Reading, attempt: Attempt, image: tuple
     """
     onward = tensor[:1].expand_as(tensor).clone()
     grid = reading.grid(onward)  # a view
-    mean, deviation = grid[0].float().mean((1, 2)), grid[0].float().std((1, 2))
+    size = grid[0].float().square().mean((1, 2)).sqrt()  # per channel
     generator = torch.Generator().manual_seed(0)
     for i, (top, left, bottom, right) in enumerate(_patches(*image, attempt.side), start=1):
         rows = _under(top, bottom, reading.rows / image[0])
         columns = _under(left, right, reading.columns / image[1])
         under = grid[i, :, rows, columns]
-        noise = torch.randn(under.shape, generator=generator).to(mean.device) * attempt.strength
-        grid[i, :, rows, columns] = (mean[:, None, None] + noise * deviation[:, None, None]).to(under.dtype)
+        noise = torch.randn(under.shape, generator=generator).to(size.device) * attempt.strength
+        grid[i, :, rows, columns] = (noise * size[:, None, None]).to(under.dtype)
     return onward
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,8 +24,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, torch.jit.ScriptModule):
             raise ModelError(
-                "expected an ordinary module, got a scripted or traced one, whose inner outputs cannot be hooked; "
-                "pass the module it was made from"
+                "expected an ordinary module, got a scripted or traced one, whose inner outputs cannot be hooked and "
+                "which does not keep the module it was made from; pass that one, or make it again and give it the "
+                "weights: module.load_state_dict(scripted.state_dict())"
             )
         if hasattr(model, "_orig_mod"):  # torch.compile
             inner: Any = model._orig_mod
@@ -49,13 +51,25 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         model.eval()
         for p, _ in flags:
             p.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), _uncompiled(model):
             yield
     finally:
         for m, training in modes:
             m.training = training
         for p, required in flags:
             p.requires_grad_(required)
+
+
+@contextlib.contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Runs compiled parts of a network as they were written: hooks do not fire in compiled code."""
+    if not any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # counting operations sets hooks on all modules; that the compiled part's would fire twice harms nobody
+        warnings.filterwarnings("ignore", message="Using `torch.compile")
+        yield
 
 
 @contextlib.contextmanager
