@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 from gradlens.cam.engine import explain
 from gradlens.depths.find import Depths, find_depths
 from gradlens.errors import DepthError
+from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build_seeded
 
 
@@ -261,3 +263,63 @@ class TestNotEveryArchitecture:
         assert {s for s in by_hand.statuses()[0][0]} <= {"ok", "all negative"}
         with pytest.raises(DepthError, match="feature map"):
             found.select(["pixel_embed"])  # one grid per patch: its rows are no images
+
+
+def transformers_model(kind: str) -> nn.Module:
+    """A small classifier of the Hugging Face library with random weights."""
+    import transformers as tf
+
+    vit = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
+    vit |= {"image_size": 64, "patch_size": 8}
+    deep = {"depths": [1, 1, 2, 1], "image_size": 64}
+    torch.manual_seed(0)
+    made = {
+        "vit": lambda: tf.ViTForImageClassification(tf.ViTConfig(num_labels=5, **vit)),
+        "deit": lambda: tf.DeiTForImageClassification(tf.DeiTConfig(num_labels=5, **vit)),
+        "swin": lambda: tf.SwinForImageClassification(
+            tf.SwinConfig(num_labels=5, embed_dim=16, num_heads=[1, 2, 4, 8], window_size=4, patch_size=2, **deep)
+        ),
+        "convnext": lambda: tf.ConvNextForImageClassification(
+            tf.ConvNextConfig(num_labels=5, hidden_sizes=[8, 16, 24, 32], **deep)
+        ),
+    }
+    return made[kind]().eval()
+
+
+class TestTransformers:
+    @pytest.mark.parametrize(
+        ("kind", "layout", "prefix", "blocks", "last"),
+        [
+            ("vit", "NLC", 1, 4, "vit.layers.2"),
+            ("deit", "NLC", 2, 4, "deit.layers.2"),
+            ("swin", "NLC", 0, 5, "swin.encoder.layers.3.blocks.0"),
+            ("convnext", "NCHW", 0, 5, "convnext.encoder.stages.3.layers.0"),
+        ],
+    )
+    def test_classifiers(self, kind: str, layout: str, prefix: int, blocks: int, last: str) -> None:
+        model, x = transformers_model(kind), image(64)
+        found = find_depths(model, x)
+        assert {(p.layout, p.prefix) for p in found.select(["blocks"])} == {(layout, prefix)}
+        assert len(found.select(["blocks"])) == blocks
+        assert [p.name for p in found.select(["last"])] == [last]
+        assert all(p.verified for p in found.points)
+        maps_are_sound(model, x, found, blank=int(kind in ("vit", "deit")))
+
+    def test_outputs_as_tuples(self) -> None:
+        model = transformers_model("vit")
+        expected = [p.name for p in find_depths(model, image(64)).points]
+        model.config.return_dict = False
+        assert [p.name for p in find_depths(model, image(64)).points] == expected
+
+    def test_a_saved_folder(self, tmp_path: Path) -> None:
+        import transformers as tf
+
+        model = transformers_model("vit")
+        model.config.id2label = {i: name for i, name in enumerate(["bus", "car", "cat", "dog", "van"])}
+        model.save_pretrained(tmp_path)
+        tf.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+        loaded = checkpoints.load(f"hf:{tmp_path}", weights="pretrained", offline=True)
+        assert loaded.classes == ("bus", "car", "cat", "dog", "van")
+        assert loaded.preprocess.size == (64, 64)
+        saved, again = explain(model, image(64)), explain(loaded.module, image(64))
+        assert torch.equal(saved.maps[-1], again.maps[-1])
