@@ -156,6 +156,17 @@ class TestTraps:
         assert stack.statuses[-1] == "zero gradient"
         assert set(stack.statuses[:-1]) <= {"ok", "all negative"}
 
+    def test_products_that_cancel_are_no_picture(self) -> None:
+        """Before a layer norm HiResCAM is zero by nature; rounding must not be drawn as a map."""
+        for name, before_norm in (("vit", "blocks.4"), ("swin", "layers.3.blocks.1")):
+            model = checkpoints.load(f"vehicles/{name}").module
+            e = explain(model, images(2, 96), layers="all", method="hirescam")
+            statuses = {d.name: {image[0][k] for image in e.statuses()} for k, d in enumerate(e.depths)}
+            assert statuses[before_norm] == {"constant"}
+            others = [s for d, s in statuses.items() if d.startswith(("blocks.0", "blocks.2", "layers.0"))]
+            assert others
+            assert all(s == {"ok"} for s in others)
+
     def test_one_target_per_image(self) -> None:
         model = small().eval()
         x = images(3)
