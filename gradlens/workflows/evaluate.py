@@ -212,16 +212,19 @@ def evaluate(request: EvaluateRequest, runtime: Runtime, folder: Path) -> Evalua
     run = EvaluateRun(folder, data=images.name)
     pixels = _decoded(images, run, runtime)
     run.n = len(pixels)
+    usable: dict[str, list[str]] = {}
     with RunFolder(folder) as place:
         for model in runtime.progress(models, "models", unit="model"):
             scenes = _scenes(model, images, pixels, runtime)
             depths = depths_of(model, runtime)
-            usable = _usable(model, scenes, depths, methods, run, runtime)
-            run.scores += _measured(model, scenes, depths, request, usable, measures, runtime)
-            run.randomised += _randomised(model, scenes.first(SANITY_IMAGES), depths, request, usable, runtime)
-        run.trust = _trust(run.scores, run.randomised)
+            own = usable[model.name] = _usable(model, scenes, depths, methods, run, runtime)
+            run.scores += _measured(model, scenes, depths, request, own, measures, runtime)
+            run.randomised += _randomised(model, scenes.first(SANITY_IMAGES), depths, request, own, runtime)
+            run.trust = _trust(run.scores, run.randomised)
+            _tables(run, place)
         if request.twins:
-            run.verdicts = _twins(models, images, pixels, methods, request, run, runtime)
+            run.verdicts = _twins(models, images, pixels, usable, request, run, runtime)
+            _tables(run, place)
         _write(run, request, models, place, runtime, started)
     return run
 
@@ -447,7 +450,7 @@ def _twins(
     models: Sequence[LoadedModel],
     images: ImageSet,
     pixels: Mapping[int, np.ndarray],
-    methods: Sequence[str],
+    usable: Mapping[str, Sequence[str]],
     request: EvaluateRequest,
     run: EvaluateRun,
     runtime: Runtime,
@@ -459,7 +462,7 @@ def _twins(
     """
     swapped, partners = _swapped(images, pixels, runtime)
     verdicts = []
-    for model in models:
+    for model in runtime.progress(models, "twins", unit="pair"):
         twin_name = f"{request.twins}/{model.name.rpartition('/')[2]}"
         if twin_name not in checkpoints.names(request.zoo):
             run.skipped.append(Skipped(f"{model.name} × twin", f"there is no {twin_name}"))
@@ -471,8 +474,11 @@ def _twins(
         there = _scenes(model, swapped, partners, runtime)
         if here.masks is None:
             raise InputError(f"telling twins apart needs masks of the objects; {images.name} has none")
-        usable = _usable(model, here, depths_of(model, runtime), methods, run, runtime)
-        maps = [_all_heat(m, scenes, request, usable, runtime) for m in (model, twin) for scenes in (here, there)]
+        maps = [
+            _all_heat(m, scenes, request, usable[model.name], runtime)
+            for m in (model, twin)
+            for scenes in (here, there)
+        ]
         for k, (method, point, stage) in enumerate(maps[0][0]):
             a, b, c, d = (heat[k] for _, heat in maps)
             told = tell_apart(a, b, c, d, here.masks.cpu())
@@ -531,6 +537,18 @@ def _verdict(told: TwinAnswer, model: str, twin: str, method: str, depth: str, s
 # ---------------------------------------------------------------- files
 
 
+def _tables(run: EvaluateRun, place: RunFolder) -> None:
+    """What is known so far; written after every model, so that an interrupted run keeps what it has."""
+    for name, kind, rows in (
+        ("evaluation.csv", CamScore, run.scores),
+        ("randomisation.csv", Randomised, run.randomised),
+        ("trust.csv", Trust, run.trust),
+        ("twins.csv", TwinVerdict, run.verdicts),
+    ):
+        if rows or name != "twins.csv":
+            write_csv(place.file(name), [f.name for f in fields(kind)], [asdict(r) for r in rows])
+
+
 def _write(
     run: EvaluateRun,
     request: EvaluateRequest,
@@ -550,14 +568,6 @@ def _write(
         "device": str(runtime.torch_device()),
         "seed": runtime.seed,
     }
-    for name, kind, rows in (
-        ("evaluation.csv", CamScore, run.scores),
-        ("randomisation.csv", Randomised, run.randomised),
-        ("trust.csv", Trust, run.trust),
-        ("twins.csv", TwinVerdict, run.verdicts),
-    ):
-        if rows or name != "twins.csv":
-            write_csv(place.file(name), [f.name for f in fields(kind)], [asdict(r) for r in rows])
     for measure in dict.fromkeys(s.measure for s in run.scores):
         m = MEASURES[measure]
         own = [s for s in run.scores if s.measure == measure]
