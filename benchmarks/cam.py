@@ -201,8 +201,6 @@ def clock(device: str) -> Callable[[Run], float]:
 def medians(contenders: dict[str, Run], repeats: int, device: str) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     once = clock(device)
-    for run in contenders.values():
-        run()  # first calls allocate
     order = list(contenders)
     for _ in range(repeats):
         random.shuffle(order)
@@ -212,7 +210,7 @@ def medians(contenders: dict[str, Run], repeats: int, device: str) -> dict[str, 
 
 
 def contenders(s: Setting, peers: bool = True) -> tuple[dict[str, Run], dict[str, str]]:
-    """What is timed, and remarks: how far the fast copies' maps are from the plain ones."""
+    """What is timed, each called once already, and remarks: how far the fast copies' maps are from the plain ones."""
     points = s.found.points
     runs = {
         "forward": forward(s),
@@ -230,6 +228,8 @@ def contenders(s: Setting, peers: bool = True) -> tuple[dict[str, Run], dict[str
         remarks[label] = str(
             compare(plain, explain(quick.module, s.images, layers=s.layers, depths=s.found, targets=plain.targets))
         )
+    for run in runs.values():
+        run()  # first calls allocate
     if peers:
         for label, make in PEERS.items():
             run = make(s)
@@ -336,7 +336,7 @@ def memory_table(names: list[str], batches: list[int], threads: int) -> str:
             for contender in columns:
                 arguments = ["--measure", contender, "--model", name, "--batch", str(batch), "--threads", str(threads)]
                 # freed memory goes back at once, so that what is resident is what is used
-                frugal = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+                frugal = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1"}
                 done = subprocess.run(
                     [sys.executable, __file__, *arguments], capture_output=True, text=True, env=os.environ | frugal
                 )
