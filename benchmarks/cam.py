@@ -336,7 +336,7 @@ def memory_table(names: list[str], batches: list[int], threads: int) -> str:
             for contender in columns:
                 arguments = ["--measure", contender, "--model", name, "--batch", str(batch), "--threads", str(threads)]
                 # freed memory goes back at once, so that what is resident is what is used
-                frugal = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1"}
+                frugal = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
                 done = subprocess.run(
                     [sys.executable, __file__, *arguments], capture_output=True, text=True, env=os.environ | frugal
                 )
