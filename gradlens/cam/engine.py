@@ -38,7 +38,8 @@ class Explanation:
         targets: (N, T) class indices.
         against: (N, T) class indices that the targets are contrasted with, or ``None``.
         maps: per depth (N, T, rows, columns) float32, raw and signed.
-        evidence: per depth (N, T): the largest absolute value of what the map was made of (gradient, else activation).
+        evidence: per depth (N, T): 1, or 0 where what the map is made of (gradient, else activation) is zero, NaN where
+            that is not finite.
     """
 
     method: str
@@ -230,18 +231,22 @@ def _from_one_pass(
 
 
 def _apply(m: Method, captured: Captured, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One method at one depth: the map (N, rows, columns), and the largest value it was made of (N,)."""
+    """One method at one depth: the map (N, rows, columns), and what it was made of (N,)."""
     a = captured.activations[depth].float()
     if m.needs == "activations":
-        return m.function(a), _largest(a)
+        raw = m.function(a)
+        return raw, _evidence(raw, a)
     g = captured.gradients[depth].float()
-    if m.needs == "gradients":
-        return m.function(a, g), _largest(g)
-    return m.function(a, g, captured.curvatures[depth].float()), _largest(g)
+    raw = m.function(a, g) if m.needs == "gradients" else m.function(a, g, captured.curvatures[depth].float())
+    return raw, _evidence(raw, g)
 
 
-def _largest(values: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(values, ord=torch.inf, dim=(1, 2, 3))
+def _evidence(maps: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """(N,): 1, or 0 where ``source`` (N, C, h, w) is zero throughout, NaN where it is not finite."""
+    if maps.device.type == "cpu" and torch.isfinite(maps).all() and (maps != 0).flatten(1).any(1).all():
+        return maps.new_ones(len(maps))  # was made of something: no need to read all of that again
+    largest = torch.linalg.vector_norm(source, ord=torch.inf, dim=(1, 2, 3))
+    return torch.where(torch.isfinite(largest), (largest != 0).float(), torch.nan)
 
 
 def _forward(model: nn.Module, images: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, list[Score]]:

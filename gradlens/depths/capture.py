@@ -92,10 +92,7 @@ def capture(
     model = unwrap(model)
     if not points:
         raise DepthError("expected at least one depth, got none")
-    modules = dict(model.named_modules())
-    gone = [p.name for p in points if p.path not in modules]
-    if gone:
-        raise DepthError(f"expected a module {gone[0]!r}, but this model has none; find the depths again")
+    modules = {p.path: _module(model, p) for p in points}
     wanted = {(p.path, p.call): p for p in points}
     outputs: dict[tuple[str, int], torch.Tensor] = {}
 
@@ -112,7 +109,7 @@ def capture(
 
     # fused attention has no second derivative
     attention = sdpa_kernel(SDPBackend.MATH) if curvature else contextlib.nullcontext()
-    with undisturbed(model), hooked({p.path: modules[p.path] for p in points}, see), attention:
+    with undisturbed(model), hooked(modules, see), attention:
         # an inference tensor cannot be saved for backward; outside inference mode a copy is an ordinary one
         pixels = images.clone() if images.is_inference() else images.detach()
         logits = logits_of(model(pixels))
@@ -145,6 +142,13 @@ def capture(
                 made.append(make(captured))
                 del captured
     return made
+
+
+def _module(model: nn.Module, point: HookPoint) -> nn.Module:
+    try:
+        return model.get_submodule(point.path)
+    except AttributeError:
+        raise DepthError(f"expected a module {point.path!r}, but this model has none; find the depths again") from None
 
 
 def _curvatures(

@@ -45,19 +45,23 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     exception. Works inside ``no_grad`` and ``inference_mode``. Freezing the parameters is what keeps a backward pass
     from computing (and storing) weight gradients.
     """
+    # all modes are noted before any is changed; nothing is touched that is as it should be (thousands of modules cost)
     modes = [(m, m.training) for m in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    training = any(mode for _, mode in modes)
     try:
-        model.eval()
-        for p, _ in flags:
+        if training:
+            model.eval()
+        for p in trained:
             p.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad(), _uncompiled(model):
             yield
     finally:
-        for m, training in modes:
-            m.training = training
-        for p, required in flags:
-            p.requires_grad_(required)
+        if training:
+            for m, mode in modes:
+                m.training = mode
+        for p in trained:
+            p.requires_grad_(True)
 
 
 @contextlib.contextmanager
