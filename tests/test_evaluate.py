@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from gradlens.cli.main import main
+from gradlens.figures.cam_scores import cam_scores
 from gradlens.records import CamScore
 from gradlens.workflows.evaluate import MEASURES, Randomised, _trust
 
@@ -153,3 +154,19 @@ def test_measures_are_listed() -> None:
     assert {m["name"] for m in listed} >= {"insertion", "road", "energy", "max-sensitivity"}
     assert all(m["paper"] and m["better"] in ("higher", "lower") for m in listed)
     assert "Petsiuk" in gradlens("cam", "--list-measures")[0]
+
+
+def test_the_figure_marks_each_models_best_and_says_what_is_undefined() -> None:
+    scores = [
+        score("gradcam", "deletion", 0.4), score("layercam", "deletion", 0.2), score("random", "deletion", 0.6),
+        CamScore("m", "cam", "d", 0.5, "deletion", 0, 10, math.nan, math.nan, math.nan, math.nan),
+    ]  # fmt: skip
+    figure = cam_scores(scores, title="deletion AUC", better="lower")
+    (ax,) = figure.axes
+    texts = {t.get_text(): t for t in ax.texts}
+    assert {"gradcam", "layercam", "cam", "random", ".40", ".20", ".60", "deletion AUC (lower is better)"} <= set(texts)
+    assert [t for t in (".40", ".20", ".60") if texts[t].get_fontweight() == "bold"] == [".20"]
+    assert texts["random"].get_position()[1] == max(texts[m].get_position()[1] for m in ("gradcam", "cam", "random"))
+    assert sum(patch.get_hatch() is not None for patch in ax.patches) == 1
+    with pytest.raises(ValueError, match="one measure"):
+        cam_scores([*scores, score("gradcam", "road", 0.1)], title="", better="lower")

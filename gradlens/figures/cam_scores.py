@@ -17,6 +17,7 @@ from gradlens.figures.style import PAGE_WIDTH, paper, text_color
 from gradlens.records import CamScore
 
 _ROW = 0.165  # inches
+_SLANT = 0.38  # inches that the last depth's name reaches to the right of its cell
 _COLOURS = "viridis"
 _GLYPH = 0.0083  # inches that a character takes per point
 
@@ -40,13 +41,14 @@ def cam_scores(
     """
     if len({s.measure for s in scores}) != 1:
         raise ValueError("expected the scores of one measure")
-    rows = [m for m in methods or dict.fromkeys(s.method for s in scores) if any(s.method == m for s in scores)]
+    there = dict.fromkeys(s.method for s in scores)
+    rows = [m for m in methods or sorted(there, key=lambda m: m == "random") if m in there]
     models = list(dict.fromkeys(s.model for s in scores))
     columns = {model: _depths([s for s in scores if s.model == model]) for model in models}
     names = style.display_names(models)
     margin = 0.1 + max(map(len, rows)) * _GLYPH * 6.2
-    lines = _lines(models, columns, PAGE_WIDTH - margin)
-    block = 0.62 + _ROW * len(rows)
+    lines = _lines(models, columns, PAGE_WIDTH - margin - _SLANT)
+    block = 0.68 + _ROW * len(rows)
     height = 0.42 + block * len(lines) + 0.2
     defined = [s.value for s in scores if not math.isnan(s.value)]
     low, high = (min(defined), max(defined)) if defined else (0.0, 1.0)
@@ -59,10 +61,10 @@ def cam_scores(
         ax.text(0.06, 0.16, f"{title} ({arrow})", fontsize=9, weight="bold", va="center")
         y = 0.42
         for line in lines:
-            cell = min(0.42, (PAGE_WIDTH - margin - 0.05 - 0.1 * len(line)) / sum(len(columns[m]) for m in line))
+            cell = min(0.42, (PAGE_WIDTH - margin - _SLANT - 0.1 * len(line)) / sum(len(columns[m]) for m in line))
             x = margin
             for i, method in enumerate(rows):
-                top = y + 0.5 + _ROW * i
+                top = y + 0.56 + _ROW * i
                 ax.text(margin - 0.05, top + _ROW / 2, method, ha="right", va="center", fontsize=6.2)
             for model in line:
                 own = {(s.method, s.depth): s for s in scores if s.model == model}
@@ -72,7 +74,7 @@ def cam_scores(
                     for k, depth in enumerate(columns[model]):
                         score = own.get((method, depth))
                         if score is not None:
-                            at = (x + k * cell, y + 0.5 + _ROW * i)
+                            at = (x + k * cell, y + 0.56 + _ROW * i)
                             _cell(ax, score, at, cell, (low, high), better, score is best)
                 x += cell * len(columns[model]) + 0.1
             y += block
@@ -98,8 +100,8 @@ def _lines(models: Sequence[str], columns: dict[str, list[str]], width: float) -
 def _heads(ax: Axes, depths: Sequence[str], name: str, x: float, y: float, cell: float) -> None:
     ax.text(x, y + 0.02, name, fontsize=7, weight="bold", va="center")
     for k, depth in enumerate(depths):
-        short = style.short(depth, 14)
-        ax.text(x + (k + 0.5) * cell, y + 0.48, short, fontsize=4.6, rotation=38, ha="left", va="bottom",
+        short = depth if len(depth) <= 16 else "…" + depth[-15:]  # the end tells depths apart
+        ax.text(x + (k + 0.5) * cell, y + 0.54, short, fontsize=4.6, rotation=38, ha="left", va="bottom",
                 rotation_mode="anchor", color="#444444")  # fmt: skip
 
 
@@ -127,7 +129,7 @@ def _cell(
     share = (score.value - low) / (high - low) if high > low else 0.5
     color = mpl.colormaps[_COLOURS](share if better == "higher" else 1 - share)
     ax.add_patch(Rectangle((x, y), cell, _ROW, facecolor=color, edgecolor="white", lw=0.4))
-    text = f"{score.value:.2f}".replace("0.", ".", 1) if abs(score.value) < 1 else f"{score.value:.1f}"
+    text = f"{score.value:z.2f}".replace("0.", ".", 1) if abs(score.value) < 0.995 else f"{score.value:.1f}"
     ax.text(
         x + cell / 2, y + _ROW / 2, text.replace("-", "−"), ha="center", va="center_baseline",
         fontsize=min(5.6, cell * 17), color=text_color(color), weight="bold" if best else "normal",
@@ -138,7 +140,7 @@ def _legend(ax: Axes, low: float, high: float, better: str, height: float) -> No
     ramp = mpl.colormaps[_COLOURS](np.linspace(0, 1, 128) if better == "higher" else np.linspace(1, 0, 128))
     y = height - 0.13
     ax.imshow(ramp[None, :, :3], extent=(0.6, 1.6, y + 0.05, y - 0.05), aspect="auto")
-    ax.text(0.55, y, f"{low:.2f}", ha="right", va="center", fontsize=6)
+    ax.text(0.55, y, f"{low:.2f}".replace("-", "−"), ha="right", va="center", fontsize=6)
     ax.text(1.65, y, f"{high:.2f}", ha="left", va="center", fontsize=6)
     note = "mean over images; bold: the model's best; hatched: undefined for every image (blank maps)"
     ax.text(2.1, y, note, va="center", fontsize=6, color="#444444")
