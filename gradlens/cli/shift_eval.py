@@ -13,6 +13,7 @@ from gradlens.cli.options import (
     model_option,
     out_option,
     print_json,
+    print_table,
     run_folder,
     runtime_options,
     strict_option,
@@ -42,6 +43,7 @@ Examples:
   gradlens shift-eval --model resnet --in-dist probe_sets/vehicles-test --probe probe_sets/vehicles-crop
   gradlens shift-eval --model vit --probe vehicles-crop --out runs/vit --max-drop 0.9
   gradlens shift-eval --predictions runs/vit/predictions/vehicles--vit--vehicles-crop.parquet
+  gradlens shift-eval --list-analyses
   gradlens shift-eval --plan
 """,
 )
@@ -58,6 +60,14 @@ Examples:
     help="Score the predictions of a Parquet or CSV file instead of running models (repeatable); "
     "--model, --in-dist and --probe then name what the file holds.",
 )
+@click.option(
+    "--with",
+    "analyses",
+    multiple=True,
+    metavar="NAME",
+    help="An analysis that reads images or runs networks again, or 'all' (repeatable); see --list-analyses.",
+)
+@click.option("--list-analyses", "only_list", is_flag=True, help="List what --with takes, and what is always done.")
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--resamples", type=click.IntRange(100), default=10_000, show_default=True, help="Bootstrap resamples.")
 @click.option("--top-k", type=click.IntRange(2), default=5, show_default=True, help="k of top-k accuracy.")
@@ -85,6 +95,8 @@ def command(
     in_dist: str | None,
     probes: tuple[str, ...],
     predictions: tuple[Path, ...],
+    analyses: tuple[str, ...],
+    only_list: bool,
     confidence: float,
     resamples: int,
     top_k: int,
@@ -115,6 +127,9 @@ def command(
     from gradlens.errors import ThresholdMissed
     from gradlens.workflows.measure import Request, run_shard, shift_eval
 
+    if only_list:
+        _print_analyses(as_json)
+        return
     request = Request(
         out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
         models=models,
@@ -131,6 +146,7 @@ def command(
         shards=None if out is None else out / "shards",
         max_drop=max_drop,
         min_accuracy=min_accuracy,
+        analyses=analyses,
         command=_command_line(ctx),
     )
     if only_plan:
@@ -166,6 +182,17 @@ def command(
         raise ThresholdMissed(first + (f" (and {len(more)} more)" if more else ""))
     if skipped and strict:
         ctx.exit(3)
+
+
+def _print_analyses(as_json: bool) -> None:
+    from gradlens.workflows.measure import ANALYSES
+
+    fields = ("name", "title", "cost", "what")
+    if as_json:
+        print_json({"analyses": [{field: getattr(a, field) for field in fields} for a in ANALYSES.values()]})
+        return
+    done = {"none": "always", "images": "--with, reads images", "networks": "--with, runs networks"}
+    print_table([("name", "done", "what it tells"), *((a.name, done[a.cost], a.what) for a in ANALYSES.values())])
 
 
 def _command_line(ctx: click.Context) -> str:

@@ -46,10 +46,16 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
     pictures, linked = _embedded((path, "") for path in run.figures)
     # a model's confusion matrices are shown with its classes, everything else under the heading of figures
     of_model = {f"confusion-{model.replace('/', '--')}": model for model in run.models}
+    of_analysis = {name: one.name for one in run.analyses for name in one.figures}
+    in_analysis: dict[str, list[Picture]] = {one.name: [] for one in run.analyses}
+    for picture in pictures:
+        if picture.name in of_analysis:
+            in_analysis[of_analysis[picture.name]].append(picture)
     html = _render(
         "report.html.j2",
         title=page_title(run),
-        pictures=[picture for picture in pictures if picture.name not in of_model],
+        pictures=[picture for picture in pictures if picture.name not in {*of_model, *of_analysis}],
+        in_analysis=in_analysis,
         confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
         linked=linked,
         base=run_dir,

@@ -17,6 +17,28 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Analysed:
+    """What one analysis left.
+
+    Attributes:
+        title, what: its heading, and a sentence on what it tells.
+        findings, notes: sentences.
+        tables: file name -> rows, all cells as the file has them.
+        figures: names of its pictures, without ending.
+        not_done: why there is nothing, where that is so.
+    """
+
+    name: str
+    title: str
+    what: str
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    tables: Mapping[str, tuple[Mapping[str, str], ...]]
+    figures: tuple[str, ...]
+    not_done: str
+
+
+@dataclass(frozen=True)
 class Run:
     """What a run left.
 
@@ -28,6 +50,8 @@ class Run:
         per_class, pairs: the rows of these files, numbers as numbers.
         skipped: what was not scored.
         figures: one picture per figure, by name: its SVG where there is one, else its PNG.
+        analyses: what the analyses left, in the order they were done.
+        questions: rows of ``questions.csv``.
     """
 
     folder: Path
@@ -38,6 +62,8 @@ class Run:
     pairs: tuple[Mapping[str, Any], ...]
     skipped: tuple[Skipped, ...]
     figures: tuple[Path, ...]
+    analyses: tuple[Analysed, ...] = ()
+    questions: tuple[Mapping[str, str], ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -91,7 +117,32 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
         tuple(_records(folder / "pairs.csv", dict, optional=True)),
         tuple(_records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
         tuple(pictures(folder / "figures")),
+        tuple(_analysed(folder, one) for one in about.get("analyses", []) if isinstance(one, dict)),
+        tuple(_raw_rows(folder / "questions.csv")),
     )
+
+
+def _analysed(folder: Path, told: Mapping[str, Any]) -> Analysed:
+    def texts(key: str) -> tuple[str, ...]:
+        return tuple(str(text) for text in told.get(key, []))
+
+    # a name is a file of this folder and nothing else, whatever the list says
+    files = [name for name in texts("tables") if name == Path(name).name]
+    plain = {key: str(told.get(key, "")) for key in ("name", "title", "what", "not_done")}
+    tables = {name: tuple(_raw_rows(folder / name)) for name in files}
+    return Analysed(**plain, findings=texts("findings"), notes=texts("notes"), tables=tables, figures=texts("figures"))
+
+
+def _raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
+    """Rows with every cell as the file has it; none where there is no file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                yield {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path} is not UTF-8: {err}") from None
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from gradlens.records import Estimate, GapReport
 from gradlens.report import answers
-from gradlens.report.run_files import Run
+from gradlens.report.run_files import Analysed, Run
 from gradlens.shift import tables
 from gradlens.shift.metrics import METRICS
 
-MOST_ROWS = 200  # of skipped inputs; the file has them all
+MOST_ROWS = 200  # of skipped inputs and of an analysis's tables; the files have them all
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def view(run: Run) -> dict[str, Any]:
         "gap_tables": _gap_tables(run),
         "class_tables": _class_tables(run),
         "pair_tables": _pair_tables(run),
+        "analyses": [(one, _raw_tables(one)) for one in run.analyses if not one.not_done],
+        "left_undone": [one for one in run.analyses if one.not_done],
         "strips": _strips(run),
         "most_rows": MOST_ROWS,
         "remarks": _remarks(run),
@@ -310,6 +312,31 @@ def _pair_tables(run: Run) -> list[Table]:
         summary = f"{dataset} — {differ} of {len(own)} pairs differ (p < {answers.ALPHA:g})"
         found.append(Table(f"Every two models on {dataset}, n = {own[0]['n']:,}", heads, rows, dataset, summary))
     return found
+
+
+def _raw_tables(one: Analysed) -> list[Table]:
+    """An analysis's tables as its files have them: columns that say something, numbers to four digits."""
+    found = []
+    for name, rows in one.tables.items():
+        if not rows:
+            continue
+        columns = [key for key in rows[0] if any(row.get(key) for row in rows)]
+        title = name.removesuffix(".csv").replace("_", " ")
+        caption = title + (f", the first {MOST_ROWS} of {len(rows):,} rows" if len(rows) > MOST_ROWS else "")
+        body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_ROWS])
+        found.append(Table(caption, tuple((key.replace("_", " "), "") for key in columns), body, name, title))
+    return found
+
+
+def _raw_cell(text: str) -> Cell:
+    try:
+        value = float(text)
+    except ValueError:
+        return Cell(text or "–", sort=text)
+    if not math.isfinite(value):
+        return Cell("–", sort=-math.inf)
+    shown = f"{int(value):,}" if text.lstrip("-").isdigit() else f"{value:.4g}"
+    return Cell(shown.replace("-", tables.MINUS), sort=value, title=text)
 
 
 # ---------------------------------------------------------------------------------------------- a chart of strips

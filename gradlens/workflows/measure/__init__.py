@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradlens.errors import InputError
 from gradlens.report import page
 from gradlens.runtime import Runtime
-from gradlens.workflows.measure import leave, published
+from gradlens.workflows.measure import leave, published, questions
+from gradlens.workflows.measure.analyses import ANALYSES, Outcome, Subject, analyse, chosen
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
 from gradlens.workflows.measure.score import Findings, score
 from gradlens.workflows.run_folder import RunFolder
 
-__all__ = ["Evidence", "Findings", "Measurement", "ModelInfo", "Request", "SetInfo", "run_shard", "shift_eval"]
+__all__ = [
+    "ANALYSES",
+    "Evidence",
+    "Findings",
+    "Measurement",
+    "ModelInfo",
+    "Request",
+    "SetInfo",
+    "run_shard",
+    "shift_eval",
+]
 
 
 @dataclass(frozen=True)
@@ -22,12 +34,14 @@ class Measurement:
     """A finished evaluation.
 
     Attributes:
+        outcomes: of the analyses, by name.
         text: for a person at a terminal.
         document: for ``--json``.
     """
 
     evidence: Evidence
     findings: Findings
+    outcomes: dict[str, Outcome]
     text: str
     document: dict[str, Any]
 
@@ -39,12 +53,19 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
         GradlensError: something that was asked for cannot be had; what was finished by then is kept.
     """
     started = time.perf_counter()
+    chosen(request)  # a name that nobody knows should not cost a run
     with RunFolder(request.out) as run:
         evidence = _gather(request, runtime, run)
         for remark in evidence.notes:
             runtime.say(f"note: {remark}")
         scoring = time.perf_counter()
         found = score(evidence, request, runtime)
+        analysing = time.perf_counter()
+        subject = Subject(evidence, found, request, runtime)
+        outcomes = analyse(subject)
+        answers = questions.rows(subject, outcomes)
+        found = replace(found, marks=_once([found.marks, *(o.marks for o in outcomes.values())]))
+        found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values())]))
         for mark in found.marks:
             runtime.say(f"warning: {mark}")
         for note in found.notes:
@@ -52,14 +73,25 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
         leave.draw(run, evidence, found, request, runtime)
+        analyses = leave.write_outcomes(run, outcomes, answers, evidence, request, runtime)
         ended = time.perf_counter()
-        timings = {**evidence.timings, "scoring": writing - scoring, "tables and figures": ended - writing}
+        timings = {
+            **evidence.timings,
+            "scoring": analysing - scoring,
+            "analyses": writing - analysing,
+            "tables and figures": ended - writing,
+        }
         about = leave.run_json(evidence, found, request, runtime, {**timings, "total": ended - started})
+        about |= {"analyses": analyses, "questions": answers}
         run.add(page.build(run.path, about))
         run.finish(about)
-        return Measurement(
-            evidence, found, leave.as_text(evidence, found, request), leave.document(evidence, found, run)
-        )
+        document = leave.document(evidence, found, run) | {"analyses": analyses, "questions": answers}
+        return Measurement(evidence, found, outcomes, leave.as_text(evidence, found, request, outcomes), document)
+
+
+def _once(several: Iterable[Iterable[str]]) -> list[str]:
+    """All of them, in order, none twice."""
+    return list(dict.fromkeys(text for some in several for text in some))
 
 
 def run_shard(request: Request, runtime: Runtime) -> Evidence:

@@ -46,6 +46,8 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     evidence.notes += [f"{name}: {remark}" for name, remark in remarks]
     evidence.marks += [mark for m in models for mark in _seen(m, evidence)]
     image_sets_ = [_labelled(s, evidence.skipped) for s in image_sets_]
+    evidence.images = {s.name: s for s in image_sets_}
+    evidence.networks = {m.name: m for m in models}
     for image_set in image_sets_:
         for model in models:
             _check_classes(model, image_set)

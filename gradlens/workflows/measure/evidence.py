@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gradlens.records import Predictions, Skipped
+from gradlens.records import LoadedModel, Predictions, Skipped
+
+if TYPE_CHECKING:
+    from gradlens.data.sources import ImageSet
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Request:
         in_dist, probes: SOURCEs, or with ``predictions`` the names of data sets in those files.
         shard: (i, n), counted from (1, 1); shards: the folder where they meet, ``None`` for the cache alone.
         max_drop, min_accuracy: fractions, or ``None`` for no limit.
+        analyses: names of those to do beyond the ones that cost nothing, or ``all``.
         command: the command line, as ``run.json`` records it.
     """
 
@@ -35,6 +40,7 @@ class Request:
     shards: Path | None = None
     max_drop: float | None = None
     min_accuracy: float | None = None
+    analyses: tuple[str, ...] = ()
     command: str = ""
 
 
@@ -78,6 +84,8 @@ class Evidence:
         notes: what a reader must know, one sentence each.
         marks: why scores are too good, where a model's own card says so.
         timings: seconds.
+        images: the sets by name, without unlabelled images; empty where predictions came from files.
+        networks: the models by name, ready to run; empty where predictions came from files.
     """
 
     models: list[ModelInfo]
@@ -88,6 +96,8 @@ class Evidence:
     notes: list[str] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    images: dict[str, ImageSet] = field(default_factory=dict)
+    networks: dict[str, LoadedModel] = field(default_factory=dict)
 
     @property
     def sets(self) -> list[SetInfo]:

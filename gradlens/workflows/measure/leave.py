@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from gradlens.records import Estimate, GapReport
 from gradlens.runtime import Runtime, versions, whole_file
 from gradlens.shift import intervals, metrics, store, tables
 from gradlens.shift.tables import Column
+from gradlens.workflows.measure import questions
+from gradlens.workflows.measure.analyses import ANALYSES, Outcome
 from gradlens.workflows.measure.evidence import Evidence, Request
 from gradlens.workflows.measure.score import Findings
 from gradlens.workflows.run_folder import RunFolder
@@ -115,8 +118,11 @@ def _method(interval: str) -> str:
     return interval.split("%")[0].rpartition(" ")[0]
 
 
-def as_text(evidence: Evidence, found: Findings, request: Request) -> str:
-    """The evaluation as a person reads it in a terminal: one table where it fits, else the gaps below the scores."""
+def as_text(evidence: Evidence, found: Findings, request: Request, outcomes: Mapping[str, Outcome]) -> str:
+    """The evaluation as a person reads it in a terminal: one table where it fits, else the gaps below the scores.
+
+    Below the tables stands the first finding of each analysis; the page has all of them.
+    """
     width = max(NARROW, shutil.get_terminal_size((WIDE, 40)).columns) if sys.stdout.isatty() else WIDE
     s = evidence.in_dist
     about = [f"{s.n:,} images", f"{len(s.classes)} classes", f"role {s.role}", *_collection(evidence)]
@@ -131,6 +137,13 @@ def as_text(evidence: Evidence, found: Findings, request: Request) -> str:
     else:
         parts += [tables.text_table(scores, width), f"Probe sets: {lost}.", tables.text_table(gaps, width)]
     parts.append("\n".join([intervals_note(found, request), *(f"Warning: {mark}." for mark in found.marks)]))
+    first = [
+        textwrap.fill(o.findings[0], width, initial_indent="- ", subsequent_indent="  ")
+        for o in outcomes.values()
+        if o.findings
+    ]
+    if first:
+        parts.append("\n".join(["What else was found:", *first]))
     return "\n\n".join(parts)
 
 
@@ -216,6 +229,41 @@ def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, 
     for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
         for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
             run.add(path)
+
+
+def write_outcomes(
+    run: RunFolder,
+    outcomes: Mapping[str, Outcome],
+    answers: Sequence[Mapping[str, Any]],
+    evidence: Evidence,
+    request: Request,
+    runtime: Runtime,
+) -> list[dict[str, Any]]:
+    """The tables and figures of the analyses and ``questions.csv``; returns what ``run.json`` says of them."""
+    tables.write_csv(run.file("questions.csv"), questions.COLUMNS, answers)
+    provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
+    told = []
+    for name, outcome in outcomes.items():
+        for file, (header, rows) in outcome.tables.items():
+            tables.write_csv(run.file(file), header, rows)
+        stems = []
+        for stem, figure in runtime.progress(outcome.figures, f"drawing {name}", unit="figure"):
+            stems.append(stem)
+            for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
+                run.add(path)
+        told.append(
+            {
+                "name": name,
+                "title": ANALYSES[name].title,
+                "what": ANALYSES[name].what,
+                "findings": list(outcome.findings),
+                "notes": list(outcome.notes),
+                "tables": list(outcome.tables),
+                "figures": stems,
+                "not_done": outcome.not_done,
+            }
+        )
+    return told
 
 
 def _point(g: GapReport, confidence: float) -> Point:
