@@ -29,6 +29,16 @@ def to_tensor(preprocess: Preprocess, image: np.ndarray) -> torch.Tensor:
     Returns:
         float32 (3, h, w), ``preprocess.size``, normalised.
     """
+    return normalised(preprocess, to_pixels(preprocess, image))
+
+
+def to_pixels(preprocess: Preprocess, image: np.ndarray) -> torch.Tensor:
+    """The part of an image that the network sees, at its size: uint8 (3, h, w), a quarter of :func:`to_tensor`'s bytes.
+
+    Args:
+        preprocess: the model's.
+        image: uint8 (H, W, 3), RGB.
+    """
     image = _trimmed(preprocess, image)
     pixels = torch.from_numpy(np.ascontiguousarray(image).copy()).permute(2, 0, 1)  # (3, H, W)
     rows, columns = resized_size(preprocess, *image.shape[:2])
@@ -36,10 +46,19 @@ def to_tensor(preprocess: Preprocess, image: np.ndarray) -> torch.Tensor:
     pixels = tv.resize(pixels, [rows, columns], interpolation=mode, antialias=True)  # (3, rows, columns), uint8
     top, left = _anchor(preprocess, rows, columns)
     height, width = preprocess.size
-    pixels = pixels[:, top : top + height, left : left + width].to(torch.float32) / 255
-    mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-    std = torch.tensor(preprocess.std).view(3, 1, 1)
-    return (pixels - mean) / std
+    return pixels[:, top : top + height, left : left + width].contiguous()
+
+
+def normalised(preprocess: Preprocess, pixels: torch.Tensor) -> torch.Tensor:
+    """A network's input from what :func:`to_pixels` gives: float32, on the device the pixels are on.
+
+    Args:
+        preprocess: the model's.
+        pixels: uint8 (..., 3, h, w).
+    """
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
+    return (pixels.to(torch.float32) / 255 - mean) / std
 
 
 def crop_box(preprocess: Preprocess, height: int, width: int) -> tuple[float, float, float, float]:
