@@ -277,8 +277,9 @@ def test_outputs_are_merged_by_id_over_parts_and_folders(tmp_path: Path) -> None
     here.save("key", Outputs({"1": np.array([1, 2], np.float32)}, {"2": "broken"}), {})
     there.save("key", Outputs({"3": np.array([3, 4], np.float32)}), {})
     there.save("other", Outputs({"4": np.array([5, 6], np.float32)}), {})
-    found = here.load("key")
-    assert {k: v.tolist() for k, v in found.logits.items()} == {"1": [1, 2], "3": [3, 4]}
+    found = here.known("key")
+    assert found.logits(["3", "1"], 2).tolist() == [[3, 4], [1, 2]]
+    assert not found.has_logits("2")
     assert found.skipped == {"2": "broken"}
     assert all(image in found for image in "123")
     assert "4" not in found
@@ -290,8 +291,28 @@ def test_a_damaged_part_counts_as_not_there(tmp_path: Path) -> None:
     lost = outputs.save("key", Outputs({"2": np.array([1, 2], np.float32)}), {})
     assert kept is not None
     assert lost is not None
-    lost.write_bytes(lost.read_bytes()[:-10])
-    assert list(outputs.load("key").logits) == ["1"]
+    whole = lost.read_bytes()
+    for damaged in (whole[:-10], b"", b"\0" * len(whole), whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+        lost.write_bytes(damaged)
+        found = outputs.known("key")
+        assert "1" in found
+        assert "2" not in found
+
+
+def test_large_logits_live_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = OutputStore(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    outputs.save("key", Outputs({str(i): row for i, row in enumerate(rows[:20])}), {})
+    outputs.save("key", Outputs({str(20 + i): row for i, row in enumerate(rows[20:])}), {})
+    order = [str(i) for i in reversed(range(30))]
+    small = outputs.known("key").logits(order, 5)
+    monkeypatch.setattr("gradlens.shift.store.IN_MEMORY", 100)
+    large = outputs.known("key").logits(order, 5)
+    assert isinstance(large, np.memmap)
+    assert not isinstance(small, np.memmap)
+    np.testing.assert_array_equal(large, rows[::-1])
+    np.testing.assert_array_equal(small, rows[::-1])
+    assert sorted(p.suffix for p in (tmp_path / "key").iterdir()) == [".parquet", ".parquet"]  # nothing is left
 
 
 def test_nothing_is_no_file(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from gradlens.data.preprocess import normalised, to_pixels
 from gradlens.errors import GradlensError, ModelError
 from gradlens.records import LoadedModel, Predictions, Preprocess, Skipped
 from gradlens.runtime import Runtime, versions
-from gradlens.shift.store import Outputs, OutputStore, key_of
+from gradlens.shift.store import Known, Outputs, OutputStore, key_of
 from gradlens.zoo.outputs import logits_of
 
 CPU_PASS = 32  # measured on narrow networks: 16 to 64 are equally quick, and 32 images of 224 pixels fit anywhere
@@ -97,7 +97,7 @@ def predict(
     share = range(shard[0] - 1, len(image_set), shard[1])
     wanted = [image_set.samples[i].id for i in share]
     keys = {m.name: _about(m, image_set, runtime) for m in models}
-    known = {m.name: Outputs() if fresh else store.load(key_of(keys[m.name])) for m in models}
+    known = {m.name: Known() if fresh else store.known(key_of(keys[m.name])) for m in models}
     seconds = dict.fromkeys(known, 0.0)
     missing = {m.name: tuple(i for i in share if image_set.samples[i].id not in known[m.name]) for m in models}
     todo = sorted({i for indices in missing.values() for i in indices})
@@ -105,12 +105,13 @@ def predict(
         started = time.perf_counter()
         run = [m for m in models if missing[m.name]]
         new = {m.name: Outputs() for m in run}
+        written: dict[str, list[Path]] = {m.name: [] for m in run}
         saved = time.monotonic()
 
         def flush() -> None:
             for name, outputs in new.items():
-                store.save(key_of(keys[name]), outputs, keys[name])
-                known[name].update(outputs)
+                part = store.save(key_of(keys[name]), outputs, keys[name])
+                written[name] += [part] if part is not None else []
                 new[name] = Outputs()
 
         groups = [_Group(g, pre, set(missing[g[0].name]), runtime) for pre, g in _by_input(run, missing)]
@@ -125,6 +126,9 @@ def predict(
                         saved = time.monotonic()
             finally:
                 flush()
+        for name, parts in written.items():
+            # with --fresh older parts of the same key are not to be believed
+            known[name] = Known(parts) if fresh else store.known(key_of(keys[name]))
         timings.images += len(todo)
         timings.total += time.perf_counter() - started
         timings.forward += sum(seconds.values())
@@ -136,13 +140,13 @@ def _answers(
     image_set: ImageSet,
     share: range,
     wanted: Sequence[str],
-    outputs: Outputs,
+    outputs: Known,
     computed: int,
     seconds: float,
 ) -> Answers:
-    kept = [i for i, image in zip(share, wanted, strict=True) if image in outputs.logits]
+    kept = [i for i, image in zip(share, wanted, strict=True) if outputs.has_logits(image)]
     ids = tuple(image_set.samples[i].id for i in kept)
-    logits = np.array([outputs.logits[image] for image in ids], dtype=np.float32).reshape(len(ids), len(model.classes))
+    logits = outputs.logits(ids, len(model.classes))
     pairs = tuple(image_set.samples[i].pair for i in kept)
     predictions = Predictions(
         model=model.name,
@@ -167,7 +171,7 @@ def _answers(
 
 def cached(model: LoadedModel, image_set: ImageSet, runtime: Runtime, store: OutputStore) -> int:
     """Of how many images of the set the store has the model's output."""
-    known = store.load(key_of(_about(model, image_set, runtime)))
+    known = store.known(key_of(_about(model, image_set, runtime)))
     return sum(sample.id in known for sample in image_set.samples)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from gradlens.errors import InputError
 from gradlens.records import Predictions
 from gradlens.runtime import whole_file
 
+IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
 MOST_CLASSES = 200_000  # a wild label in a file without class names must not become a billion of them
 
 
@@ -448,9 +450,6 @@ class Outputs:
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def __contains__(self, image: str) -> bool:
-        return image in self.logits or image in self.skipped
-
     def __len__(self) -> int:
         return len(self.logits) + len(self.skipped)
 
@@ -458,6 +457,76 @@ class Outputs:
         """Take over everything that ``other`` knows."""
         self.logits.update(other.logits)
         self.skipped.update(other.skipped)
+
+
+class Known:
+    """What the store has of one model and image set; logits stay on disk until they are asked for.
+
+    Attributes:
+        skipped: why an image has no logits, by id.
+    """
+
+    def __init__(self, parts: Iterable[Path] = ()) -> None:
+        self.skipped: dict[str, str] = {}
+        self._parts: list[Path] = []
+        self._place: dict[str, tuple[int, int]] = {}  # part and row of each id
+        for part in parts:
+            self._add(part)
+
+    def _add(self, part: Path) -> None:
+        try:
+            # all columns, so that a part whose logits are damaged counts as not there from the start
+            table = _open_part(part, ["id", "reason", "logits"])
+            ids, reasons = (table[c].to_pylist() for c in ("id", "reason"))
+        except (pa.ArrowException, OSError, KeyError):
+            return
+        row = 0
+        for image, reason in zip(ids, reasons, strict=True):
+            if reason is not None:
+                self.skipped[image] = reason
+                continue
+            self._place[image] = (len(self._parts), row)
+            row += 1
+        self._parts.append(part)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._place or image in self.skipped
+
+    def __len__(self) -> int:
+        return len(self._place) + len(self.skipped)
+
+    def has_logits(self, image: str) -> bool:
+        """Whether there are logits of the image, rather than a reason why not."""
+        return image in self._place
+
+    def logits(self, ids: Sequence[str], classes: int) -> np.ndarray:
+        """(n, classes) float32 of images that have logits; beyond 8 MB in an unnamed file that the system may page out.
+
+        Args:
+            ids: n ids.
+            classes: how many logits an image has.
+        """
+        size = len(ids) * classes * 4
+        if size <= IN_MEMORY:
+            found = np.empty((len(ids), classes), np.float32)
+        else:
+            with tempfile.TemporaryFile(dir=self._parts[0].parent) as file:
+                found = np.memmap(file, np.float32, "w+", shape=(len(ids), classes))
+        places = np.array([self._place[image] for image in ids], dtype=np.int64).reshape(len(ids), 2)
+        for number, part in enumerate(self._parts):
+            wanted = np.flatnonzero(places[:, 0] == number)
+            if not len(wanted):
+                continue
+            rows = _open_part(part, ["reason", "logits"])
+            listed = rows["logits"].combine_chunks().filter(rows["reason"].combine_chunks().is_null())
+            values = np.asarray(listed.flatten(), dtype=np.float32).reshape(-1, classes)
+            found[wanted] = values[places[wanted, 1]]
+        return found
+
+
+def _open_part(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read without a memory map, which would keep a file open that another process replaces."""
+    return pq.read_table(path, columns=list(columns), memory_map=False, page_checksum_verification=True)
 
 
 class OutputStore:
@@ -473,23 +542,9 @@ class OutputStore:
     def __init__(self, *roots: Path) -> None:
         self.roots = roots
 
-    def load(self, key: str) -> Outputs:
+    def known(self, key: str) -> Known:
         """Everything that is known under ``key``; parts that cannot be read count as not there."""
-        outputs = Outputs()
-        for root in self.roots:
-            for part in sorted((root / key).glob("*.parquet")):
-                try:
-                    table = pq.read_table(part)
-                    ids, reasons, rows = (table[c].combine_chunks() for c in ("id", "reason", "logits"))
-                except (pa.ArrowException, OSError, KeyError):
-                    continue
-                there = reasons.is_null()
-                kept = ids.filter(there).to_pylist()
-                values = np.asarray(rows.filter(there).flatten(), dtype=np.float32)
-                outputs.logits.update(zip(kept, values.reshape(len(kept), -1) if kept else (), strict=True))
-                left = pc.invert(there)
-                outputs.skipped.update(zip(ids.filter(left).to_pylist(), reasons.filter(left).to_pylist(), strict=True))
-        return outputs
+        return Known(part for root in self.roots for part in sorted((root / key).glob("*.parquet")))
 
     def save(self, key: str, outputs: Outputs, about: Mapping[str, Any]) -> Path | None:
         """Add a part under ``key``; ``about`` is what the key was made of, for whoever opens the file."""
@@ -508,7 +563,7 @@ class OutputStore:
         name = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:24]
         path = self.roots[0] / key / f"{name}.parquet"
         with whole_file(path) as part:
-            pq.write_table(table, part, compression="zstd")
+            pq.write_table(table, part, compression="zstd", write_page_checksum=True)
         return path
 
 
