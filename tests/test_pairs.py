@@ -16,7 +16,8 @@ from test_metrics import published
 
 from gradlens.shift import pairs
 
-COLUMNS = ["model_a", "model_b", "dataset", "n", "b", "c", "p_exact", "p_mid", "p_holm", "agreement", "kappa", "family"]
+COLUMNS = ["model_a", "model_b", "dataset", "n", "b", "c", "p_exact", "p_mid", "p_holm", "agreement", "kappa"]
+COLUMNS += ["p_bh", "family"]
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (1, 7), (7, 1), (5, 5), (12, 30), (400, 520)])
@@ -62,7 +63,16 @@ def test_holm_rejects_what_the_step_down_test_rejects(p_values: list[float], alp
 
 
 def test_holm_of_none() -> None:
-    assert pairs.holm([]) == []
+    assert pairs.holm([]) == pairs.benjamini_hochberg([]) == []
+
+
+@pytest.mark.parametrize("p_values", [[0.3], [0.04, 0.01, 0.03], [0.5, 0.5, 0.001, 0.02, 0.9], [0, 1, 0.2, 0.2]])
+def test_benjamini_hochberg_is_statsmodels_and_never_stricter_than_holm(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    corrected = pairs.benjamini_hochberg(p_values)
+    assert corrected == pytest.approx(multipletests(p_values, method="fdr_bh")[1], abs=1e-12)
+    assert all(q <= p + 1e-12 for q, p in zip(corrected, pairs.holm(p_values), strict=True))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
@@ -123,6 +133,7 @@ def test_every_two_models_once_and_holm_over_all() -> None:
         (f"m{i}", f"m{j}") for i in range(5) for j in range(i + 1, 5)
     ]
     assert [r["p_holm"] for r in table] == pairs.holm([r["p_exact"] for r in table])
+    assert [r["p_bh"] for r in table] == pairs.benjamini_hochberg([r["p_exact"] for r in table])
     assert {r["family"] for r in table} == {10}
     assert any(r["p_holm"] > r["p_exact"] for r in table)
 

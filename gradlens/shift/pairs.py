@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from scipy.special import bdtr
-from scipy.stats import binom
+from scipy.stats import binom, false_discovery_control
 
 from gradlens.records import Predictions
-from gradlens.shift.metrics import Scored, on_classes
+from gradlens.shift.metrics import on_classes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Pair:
         p_holm: ``p_exact`` corrected for all pairs compared on this set, see :func:`holm`.
         agreement: share of images on which both say the same class, in [0, 1].
         kappa: error consistency, see :func:`error_consistency`; ``nan`` where it is not defined.
-        family: how many pairs ``p_holm`` is corrected for.
+        p_bh: ``p_exact`` corrected for the false discovery rate, see :func:`benjamini_hochberg`.
+        family: how many pairs ``p_holm`` and ``p_bh`` are corrected for.
     """
 
     model_a: str
@@ -43,6 +44,7 @@ class Pair:
     p_holm: float
     agreement: float
     kappa: float
+    p_bh: float
     family: int
 
 
@@ -70,6 +72,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return [float(value) for value in corrected]
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for the false discovery rate, in [0, 1], in the given order.
+
+    Calling those below alpha different makes at most alpha of the calls wrong on average; weaker than Holm's promise,
+    that no call at all is wrong with probability 1 - alpha. Benjamini & Hochberg 1995.
+    """
+    if not len(p_values):
+        return []
+    return [float(value) for value in false_discovery_control(p_values, method="bh")]
 
 
 def error_consistency(right_a: np.ndarray, right_b: np.ndarray) -> float:
@@ -104,35 +117,70 @@ def compare(predictions: Sequence[Predictions]) -> list[dict[str, Any]]:
         raise ValueError(f"pairs are compared on one set, got {sorted({p.dataset for p in predictions})}")
     if len({p.model for p in predictions}) < len(predictions):
         raise ValueError("a model was given twice")
-    # the answers are needed under their own names, also those outside the set's classes
-    scored = [(on_classes(replace(p, logits=None)), dict(zip(p.ids, p.predicted, strict=True)), p) for p in predictions]
-    pairs = [_pair(*first, *second) for first, second in combinations(scored, 2)]
-    corrected = holm([pair.p_exact for pair in pairs])
-    return [asdict(replace(pair, p_holm=p, family=len(pairs))) for pair, p in zip(pairs, corrected, strict=True)]
+    answers = _answers(predictions)
+    found = [_pair(answers, i, j) for i, j in combinations(range(len(predictions)), 2)]
+    p_values = [pair.p_exact for pair in found]
+    corrected = zip(found, holm(p_values), benjamini_hochberg(p_values), strict=True)
+    return [asdict(replace(pair, p_holm=p, p_bh=q, family=len(found))) for pair, p, q in corrected]
 
 
-def _pair(
-    a: Scored, said_a: dict[str, int], pa: Predictions, b: Scored, said_b: dict[str, int], pb: Predictions
-) -> Pair:
-    place = {name: i for i, name in enumerate(b.ids)}
-    at_a = np.array([i for i, name in enumerate(a.ids) if name in place], dtype=np.int64)
-    at_b = np.array([place[a.ids[i]] for i in at_a], dtype=np.int64)
-    right_a, right_b = a.correct[at_a], b.correct[at_b]
-    ids = [a.ids[i] for i in at_a]
-    same = [pa.classes[said_a[name]] == pb.classes[said_b[name]] for name in ids]
+@dataclass(frozen=True)
+class _Answers:
+    """What M models said about the N images that any of them was scored on.
+
+    Attributes:
+        models, dataset: names.
+        there: (M, N) bool, whether the model was scored on the image.
+        right: (M, N) bool.
+        said: (M, N) codes of class names, the same for all models.
+    """
+
+    models: tuple[str, ...]
+    dataset: str
+    there: np.ndarray
+    right: np.ndarray
+    said: np.ndarray
+
+
+def _answers(predictions: Sequence[Predictions]) -> _Answers:
+    # the answers are needed under their own names, also those outside the set's classes, so nothing is masked
+    scored = [on_classes(replace(p, logits=None)) for p in predictions]
+    place: dict[str, int] = {}
+    names: dict[str, int] = {}
+    for s in scored:
+        for image in s.ids:
+            place.setdefault(image, len(place))
+    shape = len(predictions), len(place)
+    there, right, said = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.int32)
+    for row, (s, p) in enumerate(zip(scored, predictions, strict=True)):
+        at = np.fromiter((place[image] for image in s.ids), np.int64, len(s))
+        there[row, at] = True
+        right[row, at] = s.correct
+        codes = np.array([names.setdefault(name, len(names)) for name in p.classes], np.int32)
+        own = dict(zip(p.ids, codes[p.predicted].tolist(), strict=True))
+        said[row, at] = [own[image] for image in s.ids]
+    dataset = predictions[0].dataset if predictions else ""
+    return _Answers(tuple(p.model for p in predictions), dataset, there, right, said)
+
+
+def _pair(answers: _Answers, i: int, j: int) -> Pair:
+    both = answers.there[i] & answers.there[j]
+    right_a, right_b = answers.right[i][both], answers.right[j][both]
+    same = answers.said[i][both] == answers.said[j][both]
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     exact, mid = mcnemar(only_a, only_b)
     return Pair(
-        model_a=a.model,
-        model_b=b.model,
-        dataset=a.dataset,
-        n=len(ids),
+        model_a=answers.models[i],
+        model_b=answers.models[j],
+        dataset=answers.dataset,
+        n=len(same),
         b=only_a,
         c=only_b,
         p_exact=exact,
         p_mid=mid,
         p_holm=exact,
-        agreement=float(np.mean(same)) if same else math.nan,
+        agreement=float(same.mean()) if len(same) else math.nan,
         kappa=error_consistency(right_a, right_b),
+        p_bh=exact,
         family=1,
     )

@@ -21,7 +21,10 @@ GAPS = (
     *("in_dist_value", "probe_value", "n_in_dist", "n_probe", "classes", "mix", "within"),
 )
 PER_CLASS = ("model", "dataset", "class", "n", "precision", "recall", "f1")
-PAIRS = (*("model_a", "model_b", "dataset", "n", "b", "c", "p_exact", "p_mid", "p_holm", "agreement", "kappa"),)
+PAIRS = (
+    *("model_a", "model_b", "dataset", "n", "b", "c", "p_exact", "p_mid", "p_holm", "agreement", "kappa"),
+    *("p_bh", "family"),
+)
 SKIPPED = ("path", "reason")
 FEW = 10  # images of a class below which its scores are marked
 MINUS = "\N{MINUS SIGN}"
