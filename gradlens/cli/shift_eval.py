@@ -43,6 +43,7 @@ Examples:
   gradlens shift-eval --model resnet --in-dist probe_sets/vehicles-test --probe probe_sets/vehicles-crop
   gradlens shift-eval --model vit --probe vehicles-crop --out runs/vit --max-drop 0.9
   gradlens shift-eval --predictions runs/vit/predictions/vehicles--vit--vehicles-crop.parquet
+  gradlens shift-eval --unlabelled downloads/photos
   gradlens shift-eval --list-analyses
   gradlens shift-eval --plan
 """,
@@ -53,12 +54,18 @@ Examples:
     "--probe", "probes", multiple=True, metavar="SOURCE", help="Shifted set, or 'all' (repeatable) [default: all]."
 )
 @click.option(
+    "--unlabelled",
+    multiple=True,
+    metavar="SOURCE",
+    help="Images without labels, such as a folder from the internet: their accuracy is estimated (repeatable).",
+)
+@click.option(
     "--predictions",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Score the predictions of a Parquet or CSV file instead of running models (repeatable); "
-    "--model, --in-dist and --probe then name what the file holds.",
+    "--model, --in-dist, --probe and --unlabelled then name what the file holds.",
 )
 @click.option(
     "--with",
@@ -94,6 +101,7 @@ def command(
     models: tuple[str, ...],
     in_dist: str | None,
     probes: tuple[str, ...],
+    unlabelled: tuple[str, ...],
     predictions: tuple[Path, ...],
     analyses: tuple[str, ...],
     only_list: bool,
@@ -137,6 +145,7 @@ def command(
         weights=weights,
         in_dist=in_dist,
         probes=probes,
+        unlabelled=unlabelled,
         predictions=predictions,
         confidence=confidence,
         resamples=resamples,

@@ -38,11 +38,18 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     in_dist, probes = image_sets(request, names, runtime)
     models = load_models(request, names, runtime)
     image_sets_ = [in_dist, *probes]
+    unlabelled = unlabelled_sets(request, [s.name for s in image_sets_], runtime)
     evidence = Evidence(
-        [_model_info(m) for m in models], _set_info(in_dist), [_set_info(p) for p in probes], {}, _left_out(image_sets_)
+        [_model_info(m) for m in models],
+        _set_info(in_dist),
+        [_set_info(p) for p in probes],
+        {},
+        _left_out([*image_sets_, *unlabelled]),
     )
+    evidence.unlabelled = [_set_info(s) for s in unlabelled]
+    evidence.unlabelled_images = {s.name: s for s in unlabelled}
     # classes without images are told below, together with what that means for the comparison
-    remarks = [(s.name, remark) for s in image_sets_ for remark in s.remarks if not remark.startswith("no image of")]
+    remarks = [(s.name, r) for s in (*image_sets_, *unlabelled) for r in s.remarks if not r.startswith("no image of")]
     evidence.notes += [f"{name}: {remark}" for name, remark in remarks]
     evidence.marks += [mark for m in models for mark in _seen(m, evidence)]
     image_sets_ = [_labelled(s, evidence.skipped) for s in image_sets_]
@@ -51,6 +58,7 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     for image_set in image_sets_:
         for model in models:
             _check_classes(model, image_set)
+    image_sets_ += unlabelled
     evidence.timings["loading"] = time.perf_counter() - started
     outputs = output_store(request)
     files = store.file_names((m.name, s.name) for s in image_sets_ for m in models)
@@ -125,12 +133,38 @@ def image_sets(request: Request, names: Sequence[str], runtime: Runtime) -> tupl
     return in_dist, probes
 
 
+def unlabelled_sets(request: Request, taken: Sequence[str], runtime: Runtime) -> list[ImageSet]:
+    """The sets of ``--unlabelled``, without their labels where they have some.
+
+    Raises:
+        InputError: two sets have one name.
+    """
+    sets: list[ImageSet] = []
+    for spec in request.unlabelled:
+        found = open_source(spec, offline=runtime.offline, runtime=runtime)
+        remarks: tuple[str, ...] = ()
+        if known := int((found.labels >= 0).sum()):
+            remarks = (f"{known} labels are not looked at, because it was given as unlabelled",)
+        samples = tuple(replace(s, label=None, pair=None) for s in found.samples)
+        found = replace(
+            found, role="unlabelled", classes=None, samples=samples, paired_with=None, shift=None, remarks=remarks
+        )
+        if found.name in (*taken, *(s.name for s in sets)):
+            raise InputError(
+                f"--unlabelled {spec}: a set of this run is called {found.name} already; "
+                "tables need different names, so rename one or leave one out"
+            )
+        sets.append(found)
+    return sets
+
+
 def _opened(spec: str, runtime: Runtime) -> ImageSet:
     image_set = open_source(spec, offline=runtime.offline, runtime=runtime)
     if image_set.classes is None or (image_set.labels < 0).all():
         raise InputError(
             f"{spec} is unlabelled, and accuracy needs labels: "
-            f"expected a folder with one folder per class, or a table with a label column"
+            f"expected a folder with one folder per class, or a table with a label column; "
+            f"estimates without labels come with --unlabelled {spec}"
         )
     return image_set
 
@@ -216,7 +250,7 @@ def _set_info(image_set: ImageSet) -> SetInfo:
     return SetInfo(
         image_set.name,
         role=image_set.role,
-        n=int((image_set.labels >= 0).sum()),
+        n=len(image_set) if image_set.role == "unlabelled" else int((image_set.labels >= 0).sum()),
         classes=image_set.classes or (),
         shift=image_set.shift,
         paired_with=image_set.paired_with,
@@ -231,7 +265,7 @@ def _model_info(model: LoadedModel) -> ModelInfo:
 
 
 def _about(image_set: ImageSet, evidence: Evidence) -> dict[str, Any]:
-    info = next(s for s in evidence.sets if s.name == image_set.name)
+    info = next(s for s in (*evidence.sets, *evidence.unlabelled) if s.name == image_set.name)
     return {
         "role": info.role,
         "shift": info.shift,

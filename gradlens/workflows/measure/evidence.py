@@ -19,6 +19,7 @@ class Request:
     Attributes:
         models: zoo names, globs and other MODEL forms; none means the whole collection.
         in_dist, probes: SOURCEs, or with ``predictions`` the names of data sets in those files.
+        unlabelled: the same, of sets whose labels are not there or not looked at.
         shard: (i, n), counted from (1, 1); shards: the folder where they meet, ``None`` for the cache alone.
         max_drop, min_accuracy: fractions, or ``None`` for no limit.
         analyses: names of those to do beyond the ones that cost nothing, or ``all``.
@@ -31,6 +32,7 @@ class Request:
     weights: str | None = None
     in_dist: str | None = None
     probes: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     predictions: tuple[Path, ...] = ()
     confidence: float = 0.95
     resamples: int = 10_000
@@ -49,7 +51,7 @@ class SetInfo:
     """An image set as tables, figures and ``run.json`` know it.
 
     Attributes:
-        n: labelled images.
+        n: labelled images; all images of an unlabelled set.
         paired_with: the set whose images its pairs name.
         fingerprint: of its content; empty for foreign predictions.
     """
@@ -80,12 +82,14 @@ class Evidence:
     """Everything that is scored, and everything that is not.
 
     Attributes:
-        predictions: by (model, data set), for every model and every set.
+        predictions: by (model, data set), for every model and every set, unlabelled ones too.
         notes: what a reader must know, one sentence each.
         marks: why scores are too good, where a model's own card says so.
         timings: seconds.
         images: the sets by name, without unlabelled images; empty where predictions came from files.
         networks: the models by name, ready to run; empty where predictions came from files.
+        unlabelled: sets without labels; they are in ``predictions``, and never scored or compared.
+        unlabelled_images: those sets by name; empty where predictions came from files.
     """
 
     models: list[ModelInfo]
@@ -98,8 +102,10 @@ class Evidence:
     timings: dict[str, float] = field(default_factory=dict)
     images: dict[str, ImageSet] = field(default_factory=dict)
     networks: dict[str, LoadedModel] = field(default_factory=dict)
+    unlabelled: list[SetInfo] = field(default_factory=list)
+    unlabelled_images: dict[str, ImageSet] = field(default_factory=dict)
 
     @property
     def sets(self) -> list[SetInfo]:
-        """The in-distribution set, then the probe sets."""
+        """The in-distribution set, then the probe sets: everything that is scored."""
         return [self.in_dist, *self.probes]

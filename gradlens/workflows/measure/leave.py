@@ -158,6 +158,7 @@ def document(evidence: Evidence, found: Findings, run: RunFolder) -> dict[str, A
         "out": str(run.path),
         "in_dist": asdict(evidence.in_dist),
         "probe_sets": [asdict(p) for p in evidence.probes],
+        "unlabelled": [asdict(s) for s in evidence.unlabelled],
         "models": [asdict(m) for m in evidence.models],
         "summary": tables.summary_rows(found.scores, {s.name: s.role for s in evidence.sets}),
         "gaps": tables.gap_rows(found.gaps),
@@ -185,6 +186,7 @@ def run_json(
         "top_k": request.top_k,
         "in_dist": asdict(evidence.in_dist),
         "probe_sets": [asdict(p) for p in evidence.probes],
+        "unlabelled": [asdict(s) for s in evidence.unlabelled],
         "models": [asdict(m) for m in evidence.models],
         "warnings": [*found.marks, *evidence.notes, *found.notes],
         "marks": found.marks,
@@ -205,7 +207,7 @@ def device(runtime: Runtime) -> dict[str, str]:
 
 def write_predictions(run: RunFolder, evidence: Evidence) -> None:
     """Predictions that came from files, as files of this run, so that its folder stands alone."""
-    sets = {s.name: s for s in evidence.sets}
+    sets = {s.name: s for s in (*evidence.sets, *evidence.unlabelled)}
     for (model, dataset), name in store.file_names(evidence.predictions).items():
         s = sets[dataset]
         about = {"role": s.role, "shift": s.shift, "paired_with": s.paired_with, "images": s.fingerprint}

@@ -17,7 +17,7 @@ from gradlens.records import LoadedModel, Preprocess, Skipped
 from gradlens.runtime import Runtime
 from gradlens.shift import tables
 from gradlens.shift.predict import cached, pass_size
-from gradlens.workflows.measure.computed import image_sets, load_models, output_store
+from gradlens.workflows.measure.computed import image_sets, load_models, output_store, unlabelled_sets
 from gradlens.workflows.measure.evidence import Request
 from gradlens.zoo import checkpoints
 
@@ -108,6 +108,7 @@ def plan(request: Request, runtime: Runtime) -> Plan:
     in_dist, probes = image_sets(request, names, runtime)
     models = load_models(request, names, runtime)
     sets = [in_dist, *probes]
+    sets += unlabelled_sets(request, [s.name for s in sets], runtime)
     store = output_store(request)
     missing = {
         (m.name, s.name): len(s) if request.fresh else len(s) - cached(m, s, runtime, store)

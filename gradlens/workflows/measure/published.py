@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from gradlens.errors import InputError, NotFoundError
-from gradlens.records import Skipped
+from gradlens.records import Predictions, Role, Skipped
 from gradlens.shift import store
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
 
@@ -24,8 +25,9 @@ def from_files(request: Request) -> Evidence:
     by_key = {(s.predictions.model, s.predictions.dataset): s for s in found}
     datasets = list(dict.fromkeys(d for _, d in by_key))
     models = _chosen_models(list(dict.fromkeys(m for m, _ in by_key)), request.models)
-    in_dist, probes = _chosen_sets(request, datasets, by_key)
-    lacking = [(m, d) for d in (in_dist, *probes) for m in models if (m, d) not in by_key]
+    unlabelled = _unlabelled(request, datasets, by_key)
+    in_dist, probes = _chosen_sets(request, [d for d in datasets if d not in unlabelled], by_key)
+    lacking = [(m, d) for d in (in_dist, *probes, *unlabelled) for m in models if (m, d) not in by_key]
     if lacking:
         model, dataset = lacking[0]
         raise InputError(
@@ -38,13 +40,41 @@ def from_files(request: Request) -> Evidence:
         {(m, d): by_key[m, d].predictions for d in (in_dist, *probes) for m in models},
     )
     for (model, dataset), predictions in evidence.predictions.items():
-        unlabelled = int((predictions.labels < 0).sum())
-        if unlabelled == len(predictions):
-            raise InputError(f"the predictions of {model} on {dataset} have no labels, so nothing can be scored")
-        if unlabelled:
+        without_label = int((predictions.labels < 0).sum())
+        if without_label == len(predictions):
+            raise InputError(
+                f"the predictions of {model} on {dataset} have no labels, so nothing can be scored; "
+                f"estimates without labels come with --unlabelled {dataset}"
+            )
+        if without_label:
             without = np.flatnonzero(predictions.labels < 0)
             evidence.skipped += [Skipped(f"{dataset}/{predictions.ids[i]}", f"{model}: no label") for i in without]
+    for name in unlabelled:
+        told = [by_key[m, name] for m in models]
+        known = max(int((s.predictions.labels >= 0).sum()) for s in told)
+        if known:
+            evidence.notes.append(f"{name}: {known} labels are not looked at, because it was given as unlabelled")
+        evidence.predictions |= {(m, name): _hidden(s.predictions) for m, s in zip(models, told, strict=True)}
+        evidence.unlabelled.append(_stored_set(name, [replace(s, predictions=_hidden(s.predictions)) for s in told]))
     return evidence
+
+
+def _unlabelled(
+    request: Request, datasets: list[str], by_key: Mapping[tuple[str, str], store.StoredPredictions]
+) -> list[str]:
+    """The data sets that ``--unlabelled`` names, else those that a run wrote as unlabelled."""
+    for name in request.unlabelled:
+        if name not in datasets:
+            raise NotFoundError("data set", name, datasets, hint="these are the data sets of the predictions files")
+        if name == request.in_dist or name in request.probes:
+            raise InputError(f"{name} is to be scored and was given with --unlabelled too; take one of them away")
+    written = (d for (_, d), s in by_key.items() if s.about.get("role") == "unlabelled")
+    named = {request.in_dist, *request.probes}
+    return list(dict.fromkeys(request.unlabelled or (d for d in written if d not in named)))
+
+
+def _hidden(predictions: Predictions) -> Predictions:
+    return replace(predictions, labels=np.full(len(predictions), -1, dtype=np.int64), label_classes=(), pairs=None)
 
 
 def _chosen_models(known: list[str], patterns: Sequence[str]) -> list[str]:
@@ -86,7 +116,7 @@ def _different(in_dist: str, probes: Iterable[str]) -> list[str]:
     return names
 
 
-def _stored_set(name: str, stored: Sequence[store.StoredPredictions], role: str) -> SetInfo:
+def _stored_set(name: str, stored: Sequence[store.StoredPredictions], role: Role = "unlabelled") -> SetInfo:
     about, first = stored[0].about, stored[0].predictions
 
     def text(key: str) -> str | None:
@@ -94,8 +124,8 @@ def _stored_set(name: str, stored: Sequence[store.StoredPredictions], role: str)
 
     return SetInfo(
         name,
-        role=text("role") or role,
-        n=max(int((s.predictions.labels >= 0).sum()) for s in stored),
+        role=role if role == "unlabelled" else text("role") or role,
+        n=max(len(s.predictions) if role == "unlabelled" else int((s.predictions.labels >= 0).sum()) for s in stored),
         classes=first.label_classes,
         shift=text("shift"),
         paired_with=text("paired_with") if first.pairs is not None else None,
