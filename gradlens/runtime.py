@@ -169,6 +169,10 @@ def cache_dir() -> Path:
     return place
 
 
+UNFINISHED = ".part-"
+"""How the name of a file begins that is still being written, or whose writer was killed."""
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to; the file appears under its own name only when it is complete.
@@ -178,7 +182,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     try:
         yield Path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,21 @@ def test_a_damaged_part_counts_as_not_there(tmp_path: Path) -> None:
         found = outputs.known("key")
         assert "1" in found
         assert "2" not in found
+
+
+def test_what_a_killed_process_left_is_never_read_and_swept_away_later(tmp_path: Path) -> None:
+    outputs = OutputStore(tmp_path)
+    whole = outputs.save("key", Outputs({"1": np.array([1, 2], np.float32)}), {})
+    assert whole is not None
+    old, new = (whole.with_name(f".part-{name}.parquet") for name in ("old", "new"))
+    old.write_bytes(whole.read_bytes())
+    new.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    whole.unlink()
+    assert "1" not in outputs.known("key")
+    outputs.save("key", Outputs({"2": np.array([1, 2], np.float32)}), {})
+    assert not old.exists()  # a day old
+    assert new.exists()  # somebody may be writing it
 
 
 def test_large_logits_live_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ the set that the model does not know. ``argmax(logits) == label`` is therefore w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +29,9 @@ import pyarrow.parquet as pq
 
 from gradlens.errors import InputError
 from gradlens.records import Predictions
-from gradlens.runtime import whole_file
+from gradlens.runtime import UNFINISHED, whole_file
 
+STALE_SECONDS = 86_400.0  # nobody writes one part for a day
 IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
 MOST_CLASSES = 200_000  # a wild label in a file without class names must not become a billion of them
 
@@ -544,7 +547,8 @@ class OutputStore:
 
     def known(self, key: str) -> Known:
         """Everything that is known under ``key``; parts that cannot be read count as not there."""
-        return Known(part for root in self.roots for part in sorted((root / key).glob("*.parquet")))
+        parts = [part for root in self.roots for part in sorted((root / key).glob("*.parquet"))]
+        return Known(part for part in parts if not part.name.startswith(UNFINISHED))
 
     def save(self, key: str, outputs: Outputs, about: Mapping[str, Any]) -> Path | None:
         """Add a part under ``key``; ``about`` is what the key was made of, for whoever opens the file."""
@@ -562,6 +566,10 @@ class OutputStore:
         )
         name = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:24]
         path = self.roots[0] / key / f"{name}.parquet"
+        for left in path.parent.glob(f"{UNFINISHED}*"):  # by a process that was killed, unless it is still writing
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                    left.unlink()
         with whole_file(path) as part:
             pq.write_table(table, part, compression="zstd", write_page_checksum=True)
         return path

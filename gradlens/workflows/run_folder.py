@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from gradlens.errors import GradlensError
-from gradlens.runtime import whole_file
+from gradlens.runtime import UNFINISHED, whole_file
 
 if sys.platform == "win32":
     import msvcrt
@@ -43,6 +43,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._handle = _lock(self.path / LOCK)
+        # what a run that was killed left; nobody else writes here now, except into the folder where shards meet
+        for left in (*self.path.glob(f"{UNFINISHED}*"), *self.path.glob(f"*/{UNFINISHED}*")):
+            left.unlink(missing_ok=True)
         self._before = _listed(self.path / RUN)
         (self.path / RUN).unlink(missing_ok=True)
         return self
