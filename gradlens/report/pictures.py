@@ -49,6 +49,10 @@ KNOWN = {
         "Accuracy in distribution against accuracy on each probe set",
         "Scatter plots with intervals on both axes, one point per model; the table of gaps has the same numbers.",
     ),
+    "ranks": (
+        "Rank of each model on each set, with what images and pairwise tests leave open",
+        "One panel per set, models in rows; ranks.csv has the numbers.",
+    ),
     "confusion-": (
         "What {} takes for what, in distribution and on the probe set where it loses most",
         "Confusion matrices: true classes in rows, predicted classes in columns.",
