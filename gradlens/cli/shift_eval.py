@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Literal
 
 import click
 from click.core import ParameterSource
@@ -75,6 +76,21 @@ Examples:
     help="An analysis that reads images or runs networks again, or 'all' (repeatable); see --list-analyses.",
 )
 @click.option("--list-analyses", "only_list", is_flag=True, help="List what --with takes, and what is always done.")
+@click.option("--cam-method", default="gradcam", show_default=True, metavar="NAME", help="Maps of --with explanations.")
+@click.option(
+    "--cam-target",
+    type=click.Choice(["predicted", "true"]),
+    default="predicted",
+    show_default=True,
+    help="Whose maps --with explanations compares: the predicted class's, or the true one's.",
+)
+@click.option(
+    "--cam-images",
+    type=click.IntRange(2),
+    default=64,
+    show_default=True,
+    help="Images of each set for --with explanations, balanced over its classes.",
+)
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--resamples", type=click.IntRange(100), default=10_000, show_default=True, help="Bootstrap resamples.")
 @click.option("--top-k", type=click.IntRange(2), default=5, show_default=True, help="k of top-k accuracy.")
@@ -105,6 +121,9 @@ def command(
     predictions: tuple[Path, ...],
     analyses: tuple[str, ...],
     only_list: bool,
+    cam_method: str,
+    cam_target: Literal["predicted", "true"],
+    cam_images: int,
     confidence: float,
     resamples: int,
     top_k: int,
@@ -156,6 +175,9 @@ def command(
         max_drop=max_drop,
         min_accuracy=min_accuracy,
         analyses=analyses,
+        cam_method=cam_method,
+        cam_target=cam_target,
+        cam_images=cam_images,
         command=_command_line(ctx),
     )
     if only_plan:

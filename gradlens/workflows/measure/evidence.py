@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gradlens.records import LoadedModel, Predictions, Skipped
 
@@ -23,6 +23,8 @@ class Request:
         shard: (i, n), counted from (1, 1); shards: the folder where they meet, ``None`` for the cache alone.
         max_drop, min_accuracy: fractions, or ``None`` for no limit.
         analyses: names of those to do beyond the ones that cost nothing, or ``all``.
+        cam_method: a registered CAM method; cam_target: ``predicted`` or ``true``, the class whose maps are compared;
+            cam_images: of each set, balanced over its classes (analyses that make maps).
         command: the command line, as ``run.json`` records it.
     """
 
@@ -43,6 +45,9 @@ class Request:
     max_drop: float | None = None
     min_accuracy: float | None = None
     analyses: tuple[str, ...] = ()
+    cam_method: str = "gradcam"
+    cam_target: Literal["predicted", "true"] = "predicted"
+    cam_images: int = 64
     command: str = ""
 
 
