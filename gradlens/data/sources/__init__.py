@@ -15,7 +15,7 @@ __all__ = ["FORMS", "ImageSet", "decoded", "images_from_paths", "open_source"]
 
 FORMS = (
     "a probe set's name, a folder, a .parquet, .npz or .tar file, torchvision:NAME:SPLIT[:ROOT], "
-    "hf:REPO[:CONFIG]:SPLIT, each with @MAP.toml to map classes"
+    "hf:REPO[:CONFIG]:SPLIT, each with @MAP.toml to map classes and +CORRUPTION-SEVERITY to corrupt images"
 )
 
 
@@ -33,6 +33,12 @@ def open_source(spec: str, *, offline: bool = False, runtime: Runtime | None = N
         InputError: there is, and it is not what it should be.
         InstallationError: the source needs a package that is not installed.
     """
+    if "+" in spec and spec not in probe_sets.known() and not Path(spec).exists():
+        from gradlens.data.derived import corrupted, of_scenes, split_spec
+
+        if (parts := split_spec(spec)) is not None:
+            origin = open_source(parts[0], offline=offline, runtime=runtime)
+            return of_scenes(corrupted(origin, *parts[1:], seed=runtime.seed if runtime else 0))
     source, at, mapping = spec.rpartition("@")
     if not (at and source and mapping.endswith(".toml")) or Path(spec).exists():
         return _open(spec, offline, runtime)
