@@ -35,7 +35,26 @@ class Point:
     y: Estimate
 
 
-def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
+@dataclass(frozen=True)
+class Curve:
+    """What accuracy after the shift is expected at each accuracy before it.
+
+    Attributes:
+        x, y: (n,) fractions.
+        low, high: (n,) the band around it.
+        label: what it is, in a few words; printed in the panel.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    label: str
+
+
+def shift_scatter(
+    points: Sequence[Point], metric: str = "accuracy", curves: Mapping[str, Curve] | None = None
+) -> Figure:
     """One panel per probe set, mildest first; the diagonal is "no loss", parallels to it are points lost.
 
     A single panel names its models beside the points, several panels share a legend. All panels have the same axes.
@@ -43,11 +62,13 @@ def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
     Args:
         points: those with an undefined side are left out.
         metric: what x and y are, a fraction; for the axis labels.
+        curves: by probe set, where a line was fitted.
 
     Raises:
         ValueError: no point has both sides defined.
     """
     drawn = _drawn(points)
+    curves = curves or {}
     lost: dict[str, list[float]] = {}
     for p in drawn:
         lost.setdefault(p.probe, []).append(p.x.value - p.y.value)
@@ -59,7 +80,7 @@ def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
         if len(probes) == 1:
             figure = Figure(figsize=(style.PAGE_WIDTH * 0.72, max(3.2, 0.16 * len(models) + 0.9)))
             ax = figure.add_subplot()
-            draw_on(ax, drawn, span(drawn), named=names)
+            draw_on(ax, drawn, span(drawn), named=names, curve=curves.get(probes[0]))
             ax.set_title(style.short(probes[0], 60))
             axes = [ax]
         else:
@@ -74,7 +95,8 @@ def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
                 if i >= len(probes):
                     ax.set_visible(False)
                     continue
-                draw_on(ax, [p for p in drawn if p.probe == probes[i]], span(drawn), models=models)
+                own = [p for p in drawn if p.probe == probes[i]]
+                draw_on(ax, own, span(drawn), models=models, curve=curves.get(probes[i]))
                 ax.set_title(titles[probes[i]], fontsize=7.5)
                 if i + columns >= len(probes):
                     ax.tick_params(labelbottom=True)  # the panel below it is empty
@@ -82,8 +104,9 @@ def shift_scatter(points: Sequence[Point], metric: str = "accuracy") -> Figure:
             colors, markers = style.model_colors(models), style.model_markers(models)
             handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
             figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
-        told = "; ".join(dict.fromkeys(p.x.interval for p in drawn))
-        figure.supxlabel(f"{metric.capitalize()} on {_sets(drawn)} (%), bars: {told} intervals", fontsize=7.5)
+        told = "; ".join(dict.fromkeys(p.x.interval for p in drawn if p.x.low < p.x.high))
+        bars = f", bars: {told} intervals" if told else ""
+        figure.supxlabel(f"{metric.capitalize()} on {_sets(drawn)} (%){bars}", fontsize=7.5)
         figure.supylabel(f"{metric.capitalize()} after the shift (%)", fontsize=7.5)
     return figure
 
@@ -94,6 +117,7 @@ def draw_on(
     limits: tuple[float, float, float, float] | None = None,
     models: Sequence[str] | None = None,
     named: Mapping[str, str] | None = None,
+    curve: Curve | None = None,
 ) -> Axes:
     """Draw the points of one probe set on ``ax``, and return it.
 
@@ -103,6 +127,7 @@ def draw_on(
         limits: (left, right, bottom, top) as fractions; from the points by default.
         models: all models of the figure, so that colours are the same in each of its panels.
         named: what to write beside each model's point; nothing by default.
+        curve: a fitted line with its band.
     """
     points = _drawn(points)
     left, right, bottom, top = limits or span(points)
@@ -117,6 +142,13 @@ def draw_on(
             x = left + 0.02 * (right - left)
             label = ax.text(x, x - lost, told, fontsize=5.5, color="#777777", va="center", zorder=1)
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+    if curve is not None:
+        ax.fill_between(curve.x, curve.low, curve.high, color="#999999", alpha=0.22, lw=0, zorder=1.5)
+        ax.plot(curve.x, curve.y, color="#333333", lw=0.9, zorder=2)
+        label = ax.text(
+            0.98, 0.03, curve.label, transform=ax.transAxes, fontsize=5.5, ha="right", va="bottom", zorder=4
+        )
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
     for p in sorted(points, key=lambda p: p.model):
         ax.errorbar(
             p.x.value,

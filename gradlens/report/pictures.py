@@ -49,6 +49,10 @@ KNOWN = {
         "Accuracy in distribution against accuracy on each probe set",
         "Scatter plots with intervals on both axes, one point per model; the table of gaps has the same numbers.",
     ),
+    "lines": (
+        "Accuracy in distribution against accuracy on each probe set, with the line over all models",
+        "Scatter plots, one point per model, a fitted line with its band; lines.csv has the numbers.",
+    ),
     "ranks": (
         "Rank of each model on each set, with what images and pairwise tests leave open",
         "One panel per set, models in rows; ranks.csv has the numbers.",

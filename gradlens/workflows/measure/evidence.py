@@ -23,6 +23,9 @@ class Request:
         shard: (i, n), counted from (1, 1); shards: the folder where they meet, ``None`` for the cache alone.
         max_drop, min_accuracy: fractions, or ``None`` for no limit.
         analyses: names of those to do beyond the ones that cost nothing, or ``all``.
+        baseline: families and models (names, globs) whose line effective robustness is measured from; none: for each
+            model all other families.
+        accuracies: a table of accuracies to work on instead of models and images.
         cam_method: a registered CAM method; cam_target: ``predicted`` or ``true``, the class whose maps are compared;
             cam_images: of each set, balanced over its classes (analyses that make maps).
         command: the command line, as ``run.json`` records it.
@@ -45,6 +48,8 @@ class Request:
     max_drop: float | None = None
     min_accuracy: float | None = None
     analyses: tuple[str, ...] = ()
+    baseline: tuple[str, ...] = ()
+    accuracies: Path | None = None
     cam_method: str = "gradcam"
     cam_target: Literal["predicted", "true"] = "predicted"
     cam_images: int = 64

@@ -10,13 +10,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from gradlens.figures import confusion, gap_heatmap, shift_scatter, style
-from gradlens.figures.shift_scatter import Point
-from gradlens.records import Estimate, GapReport
+from gradlens.records import GapReport
 from gradlens.runtime import Runtime, versions, whole_file
-from gradlens.shift import intervals, metrics, store, tables
+from gradlens.shift import metrics, store, tables
 from gradlens.shift.tables import Column
 from gradlens.workflows.measure import questions
-from gradlens.workflows.measure.analyses import ANALYSES, Outcome
+from gradlens.workflows.measure.analyses import ANALYSES, Outcome, lines
 from gradlens.workflows.measure.evidence import Evidence, Request
 from gradlens.workflows.measure.score import Findings
 from gradlens.workflows.run_folder import RunFolder
@@ -220,7 +219,7 @@ def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, 
     gaps = [g for g in found.gaps if g.metric == "accuracy" and g.label_space == "shared"]
     if any(g.gap.defined for g in gaps):
         figures.append(("gap_heatmap", lambda: gap_heatmap.gap_heatmap(gaps)))
-        points = [_point(g, request.confidence) for g in gaps if g.gap.defined]
+        points = [lines.point(g, request.confidence) for g in gaps if g.gap.defined]
         figures.append(("shift_scatter", lambda: shift_scatter.shift_scatter(points)))
     for m in ranked(evidence, found):
         sets = [evidence.in_dist.name, *_hardest(gaps, m)]
@@ -266,16 +265,6 @@ def write_outcomes(
             }
         )
     return told
-
-
-def _point(g: GapReport, confidence: float) -> Point:
-    """Accuracy on both sides of a gap, on the images that the gap compares."""
-    sides = []
-    for value, n in ((g.in_dist_value, g.n_in_dist), (g.probe_value, g.n_probe)):
-        low, high = intervals.clopper_pearson(round(value * n), n, confidence)
-        made = intervals.label("Clopper-Pearson", confidence)
-        sides.append(Estimate(value, min(low, value), max(high, value), n, made))
-    return Point(g.model, g.in_dist, g.probe, *sides)
 
 
 def _hardest(gaps: Sequence[GapReport], model: str) -> list[str]:
