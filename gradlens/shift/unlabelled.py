@@ -694,13 +694,14 @@ def estimate(
     if not count:
         told = f"none: a bootstrap with {len(sides0[0].classes)} classes takes too long"
         return [Estimate(float(v), 0.0, 1.0, n1, told) for v in point]
-    drawn = np.concatenate([np.asarray(of(w0, w1)).reshape(-1, len(point)) for w0, w1 in _draws(n0, n1, count, seed)])
+    drawn = np.concatenate([np.asarray(of(w0, w1)).reshape(-1, len(point)) for w0, w1 in draws(n0, n1, count, seed)])
     label = f"{intervals.label('bootstrap', confidence)}, {count} resamples"
     ends = [intervals.percentile(drawn[:, i], float(v), confidence) for i, v in enumerate(point)]
     return [Estimate(float(v), low, high, n1, label) for v, (low, high) in zip(point, ends, strict=True)]
 
 
-def _draws(n0: int, n1: int, resamples: int, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+def draws(n0: int, n1: int, resamples: int, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """How often each image of two sides is drawn, independently of the other side: (b, n0) and (b, n1), in chunks."""
     return (_kept if resamples * max(n0, n1) <= _CHUNK else _drawn)(n0, n1, resamples, seed)
 
 
