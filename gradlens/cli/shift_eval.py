@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,9 @@ from gradlens.cli.options import (
     zoo_option,
 )
 from gradlens.runtime import Runtime
+
+if TYPE_CHECKING:
+    from gradlens.workflows.measure import Request
 
 
 def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -45,6 +48,7 @@ Examples:
   gradlens shift-eval --model vit --probe vehicles-crop --out runs/vit --max-drop 0.9
   gradlens shift-eval --predictions runs/vit/predictions/vehicles--vit--vehicles-crop.parquet
   gradlens shift-eval --unlabelled downloads/photos
+  gradlens shift-eval --accuracies zoo.csv --in-dist imagenet --probe imagenet-v2
   gradlens shift-eval --list-analyses
   gradlens shift-eval --plan
 """,
@@ -69,11 +73,32 @@ Examples:
     "--model, --in-dist, --probe and --unlabelled then name what the file holds.",
 )
 @click.option(
+    "--accuracies",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fit lines to a CSV or Parquet table with one row per model instead of running models; "
+    "--in-dist and --probe then name its columns of accuracies.",
+)
+@click.option(
+    "--baseline",
+    multiple=True,
+    metavar="NAME",
+    help="Families or models whose line effective robustness is measured from (repeatable, globs) "
+    "[default: for each model all other families].",
+)
+@click.option(
     "--with",
     "analyses",
     multiple=True,
     metavar="NAME",
     help="An analysis that reads images or runs networks again, or 'all' (repeatable); see --list-analyses.",
+)
+@click.option(
+    "--train",
+    multiple=True,
+    metavar="SOURCE",
+    help="What models were trained on, to be compared with the images of all sets (repeatable); implies "
+    "--with leakage, which otherwise looks for what the models' cards name.",
 )
 @click.option("--list-analyses", "only_list", is_flag=True, help="List what --with takes, and what is always done.")
 @click.option("--cam-method", default="gradcam", show_default=True, metavar="NAME", help="Maps of --with explanations.")
@@ -119,7 +144,10 @@ def command(
     probes: tuple[str, ...],
     unlabelled: tuple[str, ...],
     predictions: tuple[Path, ...],
+    accuracies: Path | None,
+    baseline: tuple[str, ...],
     analyses: tuple[str, ...],
+    train: tuple[str, ...],
     only_list: bool,
     cam_method: str,
     cam_target: Literal["predicted", "true"],
@@ -157,6 +185,8 @@ def command(
     if only_list:
         _print_analyses(as_json)
         return
+    if accuracies is not None:
+        _only_a_table(ctx)
     request = Request(
         out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
         models=models,
@@ -166,6 +196,8 @@ def command(
         probes=probes,
         unlabelled=unlabelled,
         predictions=predictions,
+        accuracies=accuracies,
+        baseline=baseline,
         confidence=confidence,
         resamples=resamples,
         top_k=top_k,
@@ -174,12 +206,16 @@ def command(
         shards=None if out is None else out / "shards",
         max_drop=max_drop,
         min_accuracy=min_accuracy,
-        analyses=analyses,
+        analyses=(*analyses, "leakage") if train and not {"leakage", "all"} & set(analyses) else analyses,
+        train=train,
         cam_method=cam_method,
         cam_target=cam_target,
         cam_images=cam_images,
         command=_command_line(ctx),
     )
+    if accuracies is not None:
+        _from_table(ctx, request, runtime, as_json, strict)
+        return
     if only_plan:
         from gradlens.workflows.measure.plan import plan
 
@@ -212,6 +248,35 @@ def command(
         first, *more = measured.findings.missed
         raise ThresholdMissed(first + (f" (and {len(more)} more)" if more else ""))
     if skipped and strict:
+        ctx.exit(3)
+
+
+NEEDS_MODELS = ("models", "predictions", "unlabelled", "analyses", "shard", "only_plan", "fresh", "zoo", "weights")
+
+
+def _only_a_table(ctx: click.Context) -> None:
+    """Refuse options that say something about models or images, of which a table of accuracies has none."""
+    for parameter in ctx.command.params:
+        if parameter.name in NEEDS_MODELS and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--accuracies reads a table and runs nothing; leave out {parameter.opts[-1]}")
+
+
+def _from_table(ctx: click.Context, request: Request, runtime: Runtime, as_json: bool, strict: bool) -> None:
+    from gradlens.errors import ThresholdMissed
+    from gradlens.workflows.measure.accuracies import from_table
+
+    measured = from_table(request, runtime)
+    if as_json:
+        print_json(measured.document)
+    else:
+        click.echo(measured.text)
+    if measured.skipped:
+        runtime.say(f"{len(measured.skipped)} models were left out; see {request.out / 'skipped.csv'}")
+    runtime.say(f"wrote {request.out}")
+    if measured.missed:
+        first, *more = measured.missed
+        raise ThresholdMissed(first + (f" (and {len(more)} more)" if more else ""))
+    if measured.skipped and strict:
         ctx.exit(3)
 
 

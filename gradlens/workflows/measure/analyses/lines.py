@@ -131,7 +131,7 @@ def fit(zoo: Zoo) -> Outcome:
         notes.append(f"intervals that draw families rest on {families} families; with so few they are too narrow")
     extra = sorted({p.model for p in zoo.points if zoo.extra_data.get(p.model)})
     if extra:
-        notes.append(f"{len(extra)} models with extra training data stay out of the baseline: {_some(extra)}")
+        notes.append(f"trained on extra data, and so not of the baseline: {_some(extra)}")
     fitted = [p for p in zoo.points if p.probe in curves]
     main = [r for r in table if r["interval"].startswith("t ") and r["transform"] == _main_scale(table, r["probe"])]
     return Outcome(
