@@ -89,6 +89,17 @@ def tell_apart(
         raise ValueError(f"expected four stacks of maps and one of masks, all (N, H, W), got {sorted(shapes)}")
     on_a, on_b = ((energy(x, masks) + energy(y, masks)) / 2 for x, y in ((a, a_swapped), (b, b_swapped)))
     moved_a, moved_b = (1 - spearman(x, y) for x, y in ((a, a_swapped), (b, b_swapped)))
+    return told_by(on_a, on_b, moved_a, moved_b, level=level)
+
+
+def told_by(on_a: Tensor, on_b: Tensor, moved_a: Tensor, moved_b: Tensor, *, level: float = 0.05) -> TwinAnswer:
+    """:func:`tell_apart` from what was measured of the maps before.
+
+    Args:
+        on_a, on_b: (N,) share of the map on the object, mean of an image and its pair; NaN where a map is blank.
+        moved_a, moved_b: (N,) 1 - Spearman correlation of the maps of an image and its pair; NaN likewise.
+        level: of significance.
+    """
     by_energy = _evidence("energy on the object", on_a, on_b, less=True, level=level / 2)
     by_movement = _evidence("movement between paired images", moved_a, moved_b, less=False, level=level / 2)
     said = {by_energy.points_to, by_movement.points_to} - {"undecided"}
