@@ -27,7 +27,7 @@ by a temperature or leaves raw *on both sides*; a threshold is never set on one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import combinations
@@ -87,6 +87,16 @@ class Side:
         """The same answers with logits divided by ``temperature``."""
         assert self.logits is not None
         return Side(self.classes, self.ids, self.predicted, self.truth, self.logits / temperature)
+
+    def take(self, rows: np.ndarray) -> Side:
+        """Some of its images."""
+        return Side(
+            self.classes,
+            tuple(self.ids[i] for i in rows),
+            self.predicted[rows],
+            None if self.truth is None else self.truth[rows],
+            None if self.logits is None else self.logits[rows],
+        )
 
     @property
     def hidden(self) -> Side:
@@ -723,3 +733,139 @@ def _counts(drawn: np.ndarray, n: int) -> np.ndarray:
     rows = len(drawn)
     flat = (drawn + np.arange(rows)[:, None] * n).ravel()
     return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+# --- track record ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What an estimator says of one model on one set, and what is true where that is known.
+
+    Attributes:
+        model, dataset: names.
+        method: registered name of the estimator.
+        probabilities: ``"raw"``, ``"calibrated"`` (temperature fitted in distribution), or ``"none"`` were used.
+        estimate: undefined where the estimator is, with the reason.
+        accuracy: of the same images; ``nan`` where they have no labels.
+        n_in_dist: in-distribution images.
+        detail: numbers that tell how far the assumption can be seen to hold.
+    """
+
+    model: str
+    dataset: str
+    method: str
+    probabilities: str
+    estimate: Estimate
+    accuracy: float
+    n_in_dist: int
+    detail: str = ""
+
+    @property
+    def way(self) -> tuple[str, str]:
+        """Method and kind of probabilities: what has a track record."""
+        return self.method, self.probabilities
+
+    @property
+    def error(self) -> float:
+        """Estimate less accuracy; ``nan`` where either is not there."""
+        return self.estimate.value - self.accuracy
+
+
+@dataclass(frozen=True)
+class Record:
+    """How well one way of estimating did on labelled sets whose labels it did not see.
+
+    Attributes:
+        sets, estimates: how many of each were made.
+        undefined: estimates that could not be made.
+        mae: mean over sets of the mean absolute error over models, with a bootstrap interval over sets.
+        bias: mean error, positive where accuracy is overestimated.
+        worst: the largest absolute error.
+        covered: share of intervals that contain the accuracy.
+    """
+
+    method: str
+    probabilities: str
+    sets: int
+    estimates: int
+    undefined: int
+    mae: Estimate
+    bias: float
+    worst: float
+    covered: float
+
+
+def track_record(guesses: Sequence[Guess], confidence: float = 0.95, seed: int = 0) -> list[Record]:
+    """The record of every way among guesses about labelled sets, best first; a way without any estimate comes last.
+
+    Guesses about unlabelled sets are left out.
+    """
+    ways: dict[tuple[str, str], list[Guess]] = {}
+    for g in guesses:
+        if not np.isnan(g.accuracy):
+            ways.setdefault(g.way, []).append(g)
+    records = [_record(way, own, confidence, seed) for way, own in ways.items()]
+    order = {way: i for i, way in enumerate(ways)}
+    return sorted(records, key=lambda r: (not r.mae.defined, r.mae.value, order[r.method, r.probabilities]))
+
+
+def _record(way: tuple[str, str], guesses: Sequence[Guess], confidence: float, seed: int) -> Record:
+    made = [g for g in guesses if g.estimate.defined]
+    if not made:
+        reason = next(iter(dict.fromkeys(g.estimate.interval for g in guesses)))
+        nothing = float("nan")
+        return Record(*way, 0, 0, len(guesses), Estimate.undefined(reason, 0), nothing, nothing, nothing)
+    by_set: dict[str, list[float]] = {}
+    for g in made:
+        by_set.setdefault(g.dataset, []).append(abs(g.error))
+    errors = np.array([np.mean(by_set[name]) for name in sorted(by_set)])
+    value = float(errors.mean())
+    if len(errors) > 1:
+        drawn = np.random.default_rng([seed, 7]).integers(len(errors), size=(2000, len(errors)))
+        low, high = intervals.percentile(errors[drawn].mean(axis=1), value, confidence)
+        label = f"{intervals.label('bootstrap', confidence)} over {len(errors)} sets"
+    else:
+        low, high, label = 0.0, 1.0, "none: one labelled set says nothing of others"
+    signed = np.array([g.error for g in made])
+    inside = [g.estimate.low <= g.accuracy <= g.estimate.high for g in made]
+    return Record(
+        *way,
+        len(errors),
+        len(made),
+        len(guesses) - len(made),
+        Estimate(value, low, high, len(made), label),
+        float(signed.mean()),
+        float(np.abs(signed).max()),
+        float(np.mean(inside)),
+    )
+
+
+def errors_by_set(guesses: Sequence[Guess]) -> dict[tuple[str, str], dict[str, float]]:
+    """Of each way: labelled set -> mean absolute error over models, where it could say something."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for g in guesses:
+        if not np.isnan(g.error):
+            found.setdefault(g.way, {}).setdefault(g.dataset, []).append(abs(g.error))
+    return {way: {name: float(np.mean(errors)) for name, errors in own.items()} for way, own in found.items()}
+
+
+def error_elsewhere(errors: Mapping[str, float], dataset: str) -> float:
+    """Mean of one way's errors over the labelled sets other than ``dataset``; ``nan`` where there is none."""
+    others = [error for name, error in errors.items() if name != dataset]
+    return float(np.mean(others)) if others else float("nan")
+
+
+def chosen_elsewhere(guesses: Sequence[Guess]) -> float:
+    """Mean over sets of the error of the way that did best on the *other* sets; ``nan`` with fewer than two sets.
+
+    The error of the best of many ways on the sets it was chosen by flatters it; this one does not.
+    """
+    by_way = errors_by_set(guesses)
+    sets = sorted({name for own in by_way.values() for name in own})
+    everywhere = [own for own in by_way.values() if len(own) == len(sets)]
+    if len(sets) < 2 or not everywhere:
+        return float("nan")
+
+    picked = [min((error_elsewhere(own, name), own[name]) for own in everywhere)[1] for name in sets]
+    return float(np.mean(picked))

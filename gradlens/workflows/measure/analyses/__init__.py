@@ -8,7 +8,16 @@ terminal and ``--json`` show it without knowing it.
 from __future__ import annotations
 
 from gradlens.errors import InputError
-from gradlens.workflows.measure.analyses import lines, ranks  # noqa: F401
+from gradlens.workflows.measure.analyses import (  # noqa: F401
+    explanations,
+    factors,
+    leakage,
+    lines,
+    ranks,
+    severity,
+    shortcut,
+    unlabelled,
+)
 from gradlens.workflows.measure.analyses.analysis import ANALYSES, Analysis, Answer, Outcome, Subject
 from gradlens.workflows.measure.evidence import Request
 
