@@ -33,7 +33,9 @@ def shortcut(judged: Mapping[tuple[str, str], Swap]) -> Figure:
                 s = judged[model, probe]
                 ax.plot([100 * s.swapped, 100 * s.in_dist], [y, y], color="#cccccc", lw=2.2, zorder=1)
                 ax.plot(100 * s.in_dist, y, "o", color=_BEFORE, ms=4, zorder=3)
-                low, high = (100 * (s.in_dist - end) for end in (s.high, s.low))  # the interval is that of the loss
+                low, high = (
+                    100 * min(1.0, max(0.0, s.in_dist - end)) for end in (s.high, s.low)
+                )  # the interval is that of the loss
                 ax.plot([low, high], [y, y], color=_AFTER, lw=0.9, zorder=2)
                 ax.plot(100 * s.swapped, y, "s", color=_AFTER, ms=4, zorder=3)
                 if math.isfinite(s.follows):

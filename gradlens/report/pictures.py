@@ -53,9 +53,41 @@ KNOWN = {
         "Accuracy in distribution against accuracy on each probe set, with the line over all models",
         "Scatter plots, one point per model, a fitted line with its band; lines.csv has the numbers.",
     ),
+    "reliability": (
+        "Accuracy by confidence, in distribution and on the probe set where confidences mean least",
+        "Reliability diagrams of up to six models, those with the largest error; calibration.csv has the numbers.",
+    ),
     "ranks": (
         "Rank of each model on each set, with what images and pairwise tests leave open",
         "One panel per set, models in rows; ranks.csv has the numbers.",
+    ),
+    "leakage": (
+        "Images of the sets beside those that they repeat",
+        "Pairs of photographs by kind of leakage; leakage.csv lists all of them.",
+    ),
+    "explanation_drop": (
+        "How alike class activation maps stay under each shift, against the accuracy lost",
+        "Scatter plots, one panel per probe set and one point per model; explanations.csv has the numbers.",
+    ),
+    "explanation_depths": (
+        "How much of the maps lies on the object at every depth, in distribution and where accuracy falls most",
+        "Line charts, one panel per model; explanations.csv has the numbers.",
+    ),
+    "shortcut": (
+        "What a swapped background alone does to each model, and how often its answer follows the new background",
+        "Dot plot, one line per model; shortcut.csv has the numbers.",
+    ),
+    "gallery-flip-": (
+        "Scenes that {} gets right in distribution and wrong after the shift",
+        "Pictures with class activation maps; failures.csv lists these images.",
+    ),
+    "gallery-confident-error-": (
+        "The most confident errors of {}",
+        "Pictures with class activation maps; failures.csv lists these images.",
+    ),
+    "gallery-wrong-in-every-model": (
+        "Images that every model gets wrong",
+        "Pictures with the class activation maps of several models; failures.csv lists these images.",
     ),
     "confusion-": (
         "What {} takes for what, in distribution and on the probe set where it loses most",

@@ -33,6 +33,7 @@ from gradlens.workflows.see import depths_of
 
 BATCH = 16  # images per pass when nobody said
 CELLS = 16  # cells a side at most of a pooled map
+FEWEST_CELLS = 6  # cells a side that a map needs for its place to be told: coarser ones smear over the object's edge
 OF_ONE = ("energy", "object", "excess", "entropy", "spread", "centre-x", "centre-y")
 OF_A_PAIR = ("centre-shift", "map-similarity")
 
@@ -73,6 +74,12 @@ class Measured:
     statuses: list[list[str]] = field(default_factory=list)
     pooled: list[list[np.ndarray]] = field(default_factory=list)
     raw: list[list[Tensor]] = field(default_factory=list)
+
+    @property
+    def reading(self) -> int:
+        """The depth that findings are read at: the deepest with at least 6 by 6 cells, the last where none has."""
+        fine = [d for d, p in enumerate(self.depths) if min(p.shape[1:]) >= FEWEST_CELLS]
+        return fine[-1] if fine else len(self.depths) - 1
 
     def table(self, measure: str) -> np.ndarray:
         """(n, D) values of a measure."""

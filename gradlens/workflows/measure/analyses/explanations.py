@@ -1,12 +1,14 @@
 """How class activation maps move between the in-distribution set and each probe set, and whether that goes with errors.
 
-What is compared: maps of one method (``--cam-method``, default Grad-CAM) of the predicted class (``--cam-target true``:
-of the true one) at every stage of every model, on up to ``--cam-images`` images of each set. When a prediction flips,
-the predicted class's map is another class's map: part of its movement is then the flip itself; ``true`` holds the
-class fixed. A map whose status is not ``ok`` (:class:`gradlens.records.CamStack`) is counted as blank and nowhere else.
+What is compared: maps of one method (``--cam-method``, default Grad-CAM) of the predicted class (``--cam-target
+true``: of the true one) at every stage of every model, on up to ``--cam-images`` images of each set. When a
+prediction flips, the predicted class's map is another class's map: part of its movement is then the flip itself;
+``true`` holds the class fixed. The findings, the tables by image and the associations are read at one depth of each
+model, the deepest whose maps have at least 6 by 6 cells (the last where none has). A map whose status is not ``ok``
+(:class:`gradlens.records.CamStack`) is counted as blank and nowhere else.
 
 The words of the findings, of the change of the share of the map on the object less what a map that knows nothing would
-have there (``excess``), at the last depth:
+have there (``excess``):
 
 - *keeps looking at the object as before*: its whole interval lies within :data:`MARGIN` of 0;
 - *moves off the object*, *moves onto the object*: its whole interval lies below 0, above 0;
@@ -48,7 +50,7 @@ FILE, IMAGES = "explanations.csv", "explanation_images.csv"
 FLIPS, MODELS = "explanation_flips.csv", "explanation_models.csv"
 COLUMNS = (
     "model", "depth", "position", "probe", "measure", "in_dist_value", "probe_value", "change", "low", "high",
-    "interval", "n", "undefined", "paired", "method", "target",
+    "interval", "n", "undefined", "paired", "read", "method", "target",
 )  # fmt: skip
 IMAGE_COLUMNS = (
     "model", "depth", "probe", "id", "pair", "class", "status_in_dist", "status", "right_in_dist", "right",
@@ -69,7 +71,7 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of one model, depth and probe set."""
+    """One measure of one model, depth and probe set; ``read``: whether findings are read at this depth."""
 
     model: str
     depth: str
@@ -78,6 +80,7 @@ class Row:
     measure: str
     change: Change
     paired: bool
+    read: bool
 
 
 @analysis(
@@ -207,33 +210,40 @@ class _Sides:
     def _row(self, depth: int, measure: str, change: Change) -> Row:
         point = self.before.depths[depth]
         return Row(
-            self.model, point.name, point.position, self.comparison.probe, measure, change, self.comparison.paired
+            self.model,
+            point.name,
+            point.position,
+            self.comparison.probe,
+            measure,
+            change,
+            self.comparison.paired,
+            depth == self.before.reading,
         )
 
     def images(self) -> list[dict[str, Any]]:
-        """Rows of :data:`IMAGES`: the maps at the last depth, image by image; the in-distribution side where paired."""
+        """Rows of :data:`IMAGES`: image by image, at the depth of reading; the in-distribution side where paired."""
         first, second = self.rows()
         home, away = (self.subject.evidence.images[s] for s in (self.subject.in_dist, self.comparison.probe))
         right_before, right_after = (self._right(s) for s in (self.subject.in_dist, self.comparison.probe))
         _, classes = self.classes()
         energy, covers = self.after.table("energy"), self.after.table("object")
-        found = []
+        found, d = [], self.before.reading
         for k, b in enumerate(second):
             sample = away.samples[self.after.images[b]]
             row = {
                 "model": self.model,
-                "depth": self.before.depths[-1].name,
+                "depth": self.before.depths[self.before.reading].name,
                 "probe": self.comparison.probe,
                 "id": sample.id,
                 "pair": "",
                 "class": classes[k],
                 "status_in_dist": "",
-                "status": self.after.statuses[b][-1],
+                "status": self.after.statuses[b][d],
                 "right_in_dist": "",
                 "right": right_after[sample.id],
                 "energy_in_dist": math.nan,
-                "energy": float(energy[b, -1]),
-                "object": float(covers[b, -1]),
+                "energy": float(energy[b, d]),
+                "object": float(covers[b, d]),
                 "map_similarity": math.nan,
                 "centre_shift": math.nan,
             }
@@ -242,11 +252,11 @@ class _Sides:
                 partner = home.samples[self.before.images[a]].id
                 row |= {
                     "pair": partner,
-                    "status_in_dist": self.before.statuses[a][-1],
+                    "status_in_dist": self.before.statuses[a][d],
                     "right_in_dist": right_before[partner],
-                    "energy_in_dist": float(self.before.table("energy")[a, -1]),
-                    "map_similarity": float(self.after.table("map-similarity")[b, -1]),
-                    "centre_shift": float(self.after.table("centre-shift")[b, -1]),
+                    "energy_in_dist": float(self.before.table("energy")[a, d]),
+                    "map_similarity": float(self.after.table("map-similarity")[b, d]),
+                    "centre_shift": float(self.after.table("centre-shift")[b, d]),
                 }
             found.append(row)
         return found
@@ -272,7 +282,11 @@ class _Sides:
         found = []
         for name, values in features.items():
             told = separation(values, flipped, request.confidence, request.resamples, self.subject.runtime.seed)
-            where = {"model": self.model, "depth": self.before.depths[-1].name, "probe": self.comparison.probe}
+            where = {
+                "model": self.model,
+                "depth": self.before.depths[self.before.reading].name,
+                "probe": self.comparison.probe,
+            }
             found.append({**where, "feature": name, **asdict(told)})
         return found
 
@@ -291,8 +305,8 @@ def _as_row(r: Row, method: str, target: str) -> dict[str, Any]:
     return {
         "model": r.model, "depth": r.depth, "position": r.position, "probe": r.probe, "measure": r.measure,
         "in_dist_value": c.in_dist, "probe_value": c.probe, "change": c.change, "low": c.low, "high": c.high,
-        "interval": c.interval, "n": c.n, "undefined": c.undefined, "paired": r.paired, "method": method,
-        "target": target,
+        "interval": c.interval, "n": c.n, "undefined": c.undefined, "paired": r.paired, "read": r.read,
+        "method": method, "target": target,
     }  # fmt: skip
 
 
@@ -305,9 +319,9 @@ def losses(subject: Subject, probe: str) -> dict[str, float]:
     }
 
 
-def _last(changes: Sequence[Row], probe: str, measure: str) -> dict[str, Change]:
-    """A measure of every model at its last depth."""
-    return {r.model: r.change for r in changes if (r.probe, r.measure) == (probe, measure)}
+def _read(changes: Sequence[Row], probe: str, measure: str) -> dict[str, Change]:
+    """A measure of every model at the depth it is read at."""
+    return {r.model: r.change for r in changes if r.read and (r.probe, r.measure) == (probe, measure)}
 
 
 def _moved(changes: Sequence[Row], probe: str) -> tuple[str, dict[str, Change]]:
@@ -317,7 +331,7 @@ def _moved(changes: Sequence[Row], probe: str) -> tuple[str, dict[str, Change]]:
         if any(r.probe == probe and r.measure == "map-similarity" for r in changes)
         else ("mean-map-similarity")
     )
-    return measure, _last(changes, probe, measure)
+    return measure, _read(changes, probe, measure)
 
 
 def _across(subject: Subject, changes: Sequence[Row], models: Sequence[str]) -> list[dict[str, Any]]:
@@ -327,7 +341,7 @@ def _across(subject: Subject, changes: Sequence[Row], models: Sequence[str]) -> 
     for probe in dict.fromkeys(r.probe for r in changes):
         lost = losses(subject, probe)
         measure, alike = _moved(changes, probe)
-        on_object = _last(changes, probe, "energy")
+        on_object = _read(changes, probe, "energy")
         features: dict[str, Callable[[str], float]] = {
             f"1 - {measure}": lambda m, alike=alike: 1 - alike[m].probe,  # type: ignore[misc]
             "energy lost": lambda m, on_object=on_object: -on_object[m].change,  # type: ignore[misc]
@@ -413,13 +427,13 @@ def _alike(subject: Subject, changes: Sequence[Row], probe: str, models: Sequenc
         else f"correlation of the classes' mean maps, {alike[own[0]].n} images"
     )
     if len(own) == 1:
-        return f"{probe}: likeness of {told(own[0])} to its maps in distribution ({what}, last depth)."
-    return f"{probe}: the maps of {told(own[0])} move most and those of {told(own[-1])} least ({what}, last depth)."
+        return f"{probe}: likeness of {told(own[0])} to its maps in distribution ({what})."
+    return f"{probe}: the maps of {told(own[0])} move most and those of {told(own[-1])} least ({what})."
 
 
 def _on_object(changes: Sequence[Row], probe: str, models: Sequence[str]) -> str:
     """Who moves off the object, onto it, or stays."""
-    excess, energy = _last(changes, probe, "excess"), _last(changes, probe, "energy")
+    excess, energy = _read(changes, probe, "excess"), _read(changes, probe, "energy")
     groups: dict[str, list[str]] = {}
     for m in models:
         if math.isfinite(excess[m].change):

@@ -3,7 +3,7 @@
 From predictions: what the swap costs, and whether the answers go to the class that usually stands before the new
 background (:mod:`gradlens.shift.shortcut`). From maps, where ``--with explanations`` made them: of two models of one
 architecture, whose maps lie less on the object and move more when the background is swapped
-(:mod:`gradlens.cam.twins`, which is given the maps at the last depth).
+(:mod:`gradlens.cam.twins`, which is given the maps at the depth that the explanations are read at).
 
 Which sets show such pairs is read from the factors that the images were made with, not from the sets' names.
 """
