@@ -116,6 +116,27 @@ Examples:
     show_default=True,
     help="Images of each set for --with explanations, balanced over its classes.",
 )
+@click.option(
+    "--corruption",
+    "corruptions",
+    multiple=True,
+    metavar="NAME",
+    help="What --with corruptions does to the images (repeatable) [default: all].",
+)
+@click.option(
+    "--severity",
+    "severities",
+    multiple=True,
+    type=click.IntRange(1, 5),
+    default=(1, 3, 5),
+    show_default=True,
+    help="How severely (repeatable).",
+)
+@click.option(
+    "--reference",
+    metavar="MODEL",
+    help="The model whose errors are the unit of the corruption error [default: the one with the median accuracy].",
+)
 @click.option("--confidence", type=click.FloatRange(0, 1, True, True), default=0.95, show_default=True)
 @click.option("--resamples", type=click.IntRange(100), default=10_000, show_default=True, help="Bootstrap resamples.")
 @click.option("--top-k", type=click.IntRange(2), default=5, show_default=True, help="k of top-k accuracy.")
@@ -152,6 +173,9 @@ def command(
     cam_method: str,
     cam_target: Literal["predicted", "true"],
     cam_images: int,
+    corruptions: tuple[str, ...],
+    severities: tuple[int, ...],
+    reference: str | None,
     confidence: float,
     resamples: int,
     top_k: int,
@@ -187,6 +211,11 @@ def command(
         return
     if accuracies is not None:
         _only_a_table(ctx)
+    if corruptions:
+        from gradlens.data.corruptions import CORRUPTIONS
+
+        for name in corruptions:
+            CORRUPTIONS[name]  # a name that nobody knows should not cost a run
     request = Request(
         out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
         models=models,
@@ -211,6 +240,9 @@ def command(
         cam_method=cam_method,
         cam_target=cam_target,
         cam_images=cam_images,
+        corruptions=corruptions,
+        severities=tuple(sorted(set(severities))),
+        reference=reference,
         command=_command_line(ctx),
     )
     if accuracies is not None:

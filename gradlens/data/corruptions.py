@@ -278,7 +278,7 @@ def snow(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarr
     mean, threshold, kept = (
         _at(image, severity, small, large)
         for small, large in (
-            ((0.1, 0.15, 0.25, 0.3, 0.35), (0.1, 0.2, 0.55, 0.55, 0.55)),
+            ((0.1, 0.12, 0.25, 0.3, 0.35), (0.1, 0.2, 0.55, 0.55, 0.55)),
             ((0.6, 0.58, 0.58, 0.58, 0.55), (0.5, 0.5, 0.9, 0.85, 0.85)),
             ((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.7, 0.7, 0.65, 0.55)),
         )

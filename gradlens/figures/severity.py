@@ -52,8 +52,8 @@ def severity_curves(curves: Sequence[Curve], interval: str) -> Figure:
     models = sorted({c.model for c in curves})
     names = style.display_names(models)
     colors, markers = style.model_colors(models), style.model_markers(models)
-    columns = min(_COLUMNS, len(shifts)) if len(shifts) != 6 else 3
-    rows = math.ceil(len(shifts) / columns)
+    rows = math.ceil(len(shifts) / _COLUMNS)
+    columns = math.ceil(len(shifts) / rows)
     bars = len(models) <= 4
     most = max(max(c.severities) for c in curves)
     per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))

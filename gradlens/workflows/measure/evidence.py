@@ -28,6 +28,9 @@ class Request:
         accuracies: a table of accuracies to work on instead of models and images.
         cam_method: a registered CAM method; cam_target: ``predicted`` or ``true``, the class whose maps are compared;
             cam_images: of each set, balanced over its classes (analyses that make maps).
+        train: SOURCEs of training data, for the analysis ``leakage``; what the models' cards name is looked for anyway.
+        corruptions: registered names (none: all), severities: of 1 to 5, and reference: the model whose errors are the
+            unit (``None``: the one with the median accuracy), for the analysis ``corruptions``.
         command: the command line, as ``run.json`` records it.
     """
 
@@ -53,6 +56,10 @@ class Request:
     cam_method: str = "gradcam"
     cam_target: Literal["predicted", "true"] = "predicted"
     cam_images: int = 64
+    train: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = (1, 3, 5)
+    reference: str | None = None
     command: str = ""
 
 
@@ -64,6 +71,7 @@ class SetInfo:
         n: labelled images; all images of an unlabelled set.
         paired_with: the set whose images its pairs name.
         fingerprint: of its content; empty for foreign predictions.
+        filtered_by: models whose predictions decided which images are in it.
     """
 
     name: str
@@ -74,6 +82,7 @@ class SetInfo:
     paired_with: str | None = None
     location: str = ""
     fingerprint: str = ""
+    filtered_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from gradlens.errors import InputError
 from gradlens.workflows.measure.analyses import (  # noqa: F401
+    calibration,
+    corruptions,
     explanations,
     factors,
+    failures,
+    label_noise,
     leakage,
     lines,
     ranks,

@@ -95,7 +95,10 @@ def of_subject(subject: Subject) -> Outcome:
         names = {f.name: _phrase(f) for f in found}
         if len(split.factors) > 2:
             several.append(_of_several(split.mean, names, mean, probe.name, len(both.models)))
-            points = [figure.PartPoint(p.model, p.factor, p.value, p.low, p.high) for p in split.parts]
+            shown = {f.name: f"unusual {f.stands_for}" for f in found if f.stands_for}
+            points = [
+                figure.PartPoint(p.model, shown.get(p.factor, p.factor), p.value, p.low, p.high) for p in split.parts
+            ]
             made = split.parts[0].interval
             figures.append(
                 (
