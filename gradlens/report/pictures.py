@@ -93,6 +93,18 @@ KNOWN = {
         "What {} takes for what, in distribution and on the probe set where it loses most",
         "Confusion matrices: true classes in rows, predicted classes in columns.",
     ),
+    "estimates": (
+        "Estimated accuracy against accuracy, labels hidden from the estimate, one panel per way to estimate",
+        "Scatter plots, one point per model and probe set; estimates.csv has the same numbers.",
+    ),
+    "unlabelled-": (
+        "Estimated accuracy of each model on {}, which has no labels",
+        "Estimates of every way, the one with the best track record with its interval; estimates.csv has the numbers.",
+    ),
+    "drift": (
+        "How well a classifier tells each probe set from the in-distribution set by the features of each depth",
+        "Held-out error along the network, one panel per probe set, one line per model; drift.csv has the numbers.",
+    ),
 }
 
 
