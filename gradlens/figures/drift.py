@@ -1,0 +1,96 @@
+"""Drift of features by depth: one panel per probe set, one line per model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gradlens.figures import style
+
+_PANEL = 1.55  # inches, height of a panel
+
+
+@dataclass(frozen=True)
+class DepthPoint:
+    """How well a classifier tells a probe set from the in-distribution set by the features of one depth.
+
+    Attributes:
+        model, in_dist, probe, depth: names.
+        position: 0 at the pixels, 1 at the logits.
+        error: held-out, a fraction; 0.5 where the sets cannot be told apart.
+        differs: whether the error is smaller than chance after correction.
+    """
+
+    model: str
+    in_dist: str
+    probe: str
+    depth: str
+    position: float
+    error: float
+    differs: bool
+
+
+def drift(points: Sequence[DepthPoint]) -> Figure:
+    """Held-out error of the domain classifier along the network, probe sets from least to most drift at the last depth.
+
+    A filled marker says that the sets differ at that depth; the line at 50 % that they cannot be told apart.
+
+    Raises:
+        ValueError: there is no point.
+    """
+    if not points:
+        raise ValueError("there is no drift to draw")
+    last: dict[str, list[float]] = {}
+    for p in points:
+        deepest = max(q.position for q in points if (q.model, q.probe) == (p.model, p.probe))
+        if p.position == deepest:
+            last.setdefault(p.probe, []).append(p.error)
+    probes = sorted(last, key=lambda probe: (-float(np.mean(last[probe])), probe))
+    models = sorted({p.model for p in points})
+    names, titles = style.display_names(models), style.probe_names(probes, points[0].in_dist)
+    colors, markers = style.model_colors(models), style.model_markers(models)
+    columns = min(len(probes), 4 if len(probes) > 6 else 3)
+    rows = -(-len(probes) // columns)
+    per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))
+    legend = 0.14 * -(-len(models) // per_line) + 0.25
+    with style.paper():
+        figure = Figure(figsize=(style.PAGE_WIDTH if columns > 1 else style.COLUMN_WIDTH, rows * _PANEL + 0.4 + legend))
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for i, ax in enumerate(grid.flat):
+            if i >= len(probes):
+                ax.set_visible(False)
+                continue
+            ax.axhline(0.5, color="#555555", lw=0.6, zorder=0)
+            for model in models:
+                own = sorted((p for p in points if (p.model, p.probe) == (model, probes[i])), key=lambda p: p.position)
+                x, y = [p.position for p in own], [p.error for p in own]
+                ax.plot(x, y, color=colors[model], lw=0.7, alpha=0.7, zorder=2)
+                for p in own:
+                    face = colors[model] if p.differs else "white"
+                    ax.plot(
+                        [p.position],
+                        [p.error],
+                        ls="",
+                        marker=markers[model],
+                        ms=3,
+                        mfc=face,
+                        mec=colors[model],
+                        mew=0.5,
+                    )
+            ax.set_title(titles[probes[i]], fontsize=7.5)
+            ax.set_xlim(-0.03, 1.03)
+            ax.set_ylim(0, max(0.6, 1.05 * max(p.error for p in points)))
+            ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+            if i + columns >= len(probes):
+                ax.tick_params(labelbottom=True)
+        handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
+        figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
+        figure.supxlabel(
+            "Depth: 0 at the pixels, 1 at the logits. Filled: the sets differ (p ≤ 0.05, corrected)", fontsize=7.5
+        )
+        figure.supylabel("Domain classifier's held-out error (%)", fontsize=7.5)
+    return figure
