@@ -58,6 +58,7 @@ class ImageSet:
         rows: the store's row of each sample.
         paired_with: name of the set that the samples' ``pair`` refers to.
         shift: what was changed, ``"none"`` in distribution, ``None`` where nobody said.
+        filtered_by: models whose predictions decided which images are in it.
         skipped: what the listing left out, and why.
         remarks: what a person should know about this set, one sentence each.
     """
@@ -71,6 +72,7 @@ class ImageSet:
     rows: tuple[int, ...]
     paired_with: str | None = None
     shift: str | None = None
+    filtered_by: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -47,6 +47,8 @@ class Manifest(BaseModel):
         shift: what was changed against the training data; ``none`` in distribution.
         classes: all class names, also those without an image.
         paired_with: the set whose images the ``pair`` column names.
+        filtered_by: models whose predictions decided which images are in it.
+        against: SOURCEs of other sets that its images were compared with when it was made.
         images: how many there are; sha256: of ``images.csv``.
         recipe: what the renderer needs to make the images again.
     """
@@ -64,6 +66,8 @@ class Manifest(BaseModel):
     paired_with: str | None = None
     source: str = ""
     licence: str = ""
+    filtered_by: list[str] = []
+    against: list[str] = []
     seed: int | None = None
     images: Annotated[int, Field(ge=1)] | None = None
     sha256: Sha256 | None = None
@@ -105,7 +109,7 @@ class Manifest(BaseModel):
         """The text of its ``probe.toml``."""
         fields = self.model_dump(by_alias=True, exclude_none=True)
         recipe = fields.pop("recipe", None)
-        lines = [f"{key} = {_toml(value)}" for key, value in fields.items() if value != ""]
+        lines = [f"{key} = {_toml(value)}" for key, value in fields.items() if value not in ("", [])]
         if recipe is not None:
             lines += ["", "[recipe]", *(f"{key} = {_toml(value)}" for key, value in recipe.items())]
         return "\n".join(lines) + "\n"
@@ -163,7 +167,8 @@ def open_probe_set(folder: Path, runtime: Runtime | None = None) -> ImageSet:
         )
     if not (where / TABLE).is_file():
         plain = open_folder(where, role=manifest.role, name=manifest.name)
-        return _with_classes(replace(plain, shift=manifest.shift, paired_with=manifest.paired_with), manifest)
+        plain = replace(plain, shift=manifest.shift, paired_with=manifest.paired_with)
+        return _with_classes(replace(plain, filtered_by=tuple(manifest.filtered_by)), manifest)
     rows = read_table(where / TABLE, manifest.classes)
     position = {c: i for i, c in enumerate(manifest.classes)}
     samples = tuple(
@@ -187,6 +192,7 @@ def open_probe_set(folder: Path, runtime: Runtime | None = None) -> ImageSet:
         rows=tuple(range(len(samples))),
         paired_with=manifest.paired_with,
         shift=manifest.shift,
+        filtered_by=tuple(manifest.filtered_by),
         skipped=tuple(Skipped(str(p), f"not listed in {TABLE}") for p in _unlisted(where, listed)),
         remarks=(*remarks, *remarks_on(manifest.classes, samples)),
     )

@@ -17,6 +17,7 @@ from gradlens.runtime import Runtime, cache_dir
 from gradlens.shift import store
 from gradlens.shift.predict import Timings, predict
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
+from gradlens.workflows.measure.training_data import uses
 from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
 
@@ -51,7 +52,7 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     # classes without images are told below, together with what that means for the comparison
     remarks = [(s.name, r) for s in (*image_sets_, *unlabelled) for r in s.remarks if not r.startswith("no image of")]
     evidence.notes += [f"{name}: {remark}" for name, remark in remarks]
-    evidence.marks += [mark for m in models for mark in _seen(m, evidence)]
+    evidence.marks += [mark for m in models for mark in _seen(m, image_sets_)]
     image_sets_ = [_labelled(s, evidence.skipped) for s in image_sets_]
     evidence.images = {s.name: s for s in image_sets_}
     evidence.networks = {m.name: m for m in models}
@@ -204,18 +205,15 @@ def _left_out(sets: Sequence[ImageSet]) -> list[Skipped]:
     return [skipped for image_set in sets for skipped in image_set.skipped]
 
 
-def _seen(model: LoadedModel, evidence: Evidence) -> list[str]:
-    """Which of the sets the model's card says it was trained on or chosen by."""
-    training = model.card.get("training") or {}
-    marks = []
-    for key, what in (("fingerprint", "was trained on"), ("select_fingerprint", "was chosen by its score on")):
-        fingerprint = training.get(key)
-        marks += [
-            f"{model.name} {what} {s.name}: its score there is too good"
-            for s in evidence.sets
-            if fingerprint and fingerprint == s.fingerprint
-        ]
-    return marks
+def _seen(model: LoadedModel, sets: Sequence[ImageSet]) -> list[str]:
+    """Which of the sets (the in-distribution one first) the model's card says it was trained on or chosen by."""
+    said = {"trained": "was trained on", "chosen": "was chosen by its score on"}
+    return [
+        f"{model.name} {' and '.join(said[use] for use in used)} {s.name}: its score there is too good"
+        + (", and so is every gap measured from it" if s is sets[0] else "")
+        for s in sets
+        if (used := uses(model.card, s))
+    ]
 
 
 def _check_classes(model: LoadedModel, image_set: ImageSet) -> None:
@@ -256,6 +254,7 @@ def _set_info(image_set: ImageSet) -> SetInfo:
         paired_with=image_set.paired_with,
         location=image_set.location,
         fingerprint=image_set.fingerprint,
+        filtered_by=image_set.filtered_by,
     )
 
 
@@ -271,4 +270,5 @@ def _about(image_set: ImageSet, evidence: Evidence) -> dict[str, Any]:
         "shift": info.shift,
         "paired_with": info.paired_with,
         "images": info.fingerprint,
+        "filtered_by": list(info.filtered_by),
     }

@@ -209,7 +209,13 @@ def write_predictions(run: RunFolder, evidence: Evidence) -> None:
     sets = {s.name: s for s in (*evidence.sets, *evidence.unlabelled)}
     for (model, dataset), name in store.file_names(evidence.predictions).items():
         s = sets[dataset]
-        about = {"role": s.role, "shift": s.shift, "paired_with": s.paired_with, "images": s.fingerprint}
+        about: dict[str, Any] = {
+            "role": s.role,
+            "shift": s.shift,
+            "paired_with": s.paired_with,
+            "images": s.fingerprint,
+        }
+        about["filtered_by"] = list(s.filtered_by)
         store.write(run.file(f"predictions/{name}"), evidence.predictions[model, dataset], about)
 
 

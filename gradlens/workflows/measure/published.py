@@ -118,6 +118,7 @@ def _different(in_dist: str, probes: Iterable[str]) -> list[str]:
 
 def _stored_set(name: str, stored: Sequence[store.StoredPredictions], role: Role = "unlabelled") -> SetInfo:
     about, first = stored[0].about, stored[0].predictions
+    filtered_by = about.get("filtered_by")
 
     def text(key: str) -> str | None:
         return about[key] if isinstance(about.get(key), str) else None
@@ -131,4 +132,5 @@ def _stored_set(name: str, stored: Sequence[store.StoredPredictions], role: Role
         paired_with=text("paired_with") if first.pairs is not None else None,
         location=stored[0].source,
         fingerprint=text("images") or "",
+        filtered_by=tuple(map(str, filtered_by)) if isinstance(filtered_by, list) else (),
     )

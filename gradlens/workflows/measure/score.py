@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from gradlens.records import Estimate, GapReport
 from gradlens.runtime import Runtime
 from gradlens.shift import gap, metrics, pairs, tables
-from gradlens.workflows.measure.evidence import Evidence, Request
+from gradlens.workflows.measure.evidence import Evidence, Request, SetInfo
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,20 @@ def _marks(evidence: Evidence) -> list[str]:
         + (", and so is every gap measured from it" if s is evidence.in_dist else "")
         for s in evidence.sets
         if s.role in used
+    ] + [_filtered(s, evidence) for s in evidence.sets if s.filtered_by]
+
+
+def _filtered(s: SetInfo, evidence: Evidence) -> str:
+    """What it means that models chose a set's images: Taori et al. 2020 and Recht et al. 2019 on ImageNet-A and V2."""
+    here = [
+        m.name for m in evidence.models for by in s.filtered_by if fnmatchcase(m.name, by) or m.name.endswith(f"/{by}")
     ]
+    text = f"{s.name} was filtered by the predictions of {', '.join(s.filtered_by)}: "
+    if here:
+        text += f"scores of {', '.join(dict.fromkeys(here))} there say how the images were chosen"
+    else:
+        text += "models that resemble them score differently there for that alone"
+    return text + (", and so does every gap measured from it" if s is evidence.in_dist else "")
 
 
 def _missed(

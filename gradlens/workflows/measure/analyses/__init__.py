@@ -18,6 +18,7 @@ from gradlens.workflows.measure.analyses import (  # noqa: F401
     label_noise,
     leakage,
     lines,
+    luck,
     ood,
     ranks,
     severity,
