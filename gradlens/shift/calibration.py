@@ -100,6 +100,8 @@ def temperature(scored: Scored, images: np.ndarray | None = None) -> float:
     logits = scored.logits[chosen].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     own = logits[np.arange(len(chosen)), scored.column[chosen]]
+    if (own == 0).all():
+        return COOLEST  # without an error the loss falls for as long as T does
 
     def loss(log_t: float) -> float:
         scale = math.exp(-log_t)

@@ -148,7 +148,7 @@ def _scaled(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not known:
         return []
     better = sum(nll[*k, "temperature"] < nll[*k, "none"] for k in known)
-    return [f"The temperature fitted in distribution lowers the NLL in {better} of {len(known)} cases (model × probe set)."]
+    return [f"The temperature fitted in distribution lowers the NLL in {better} of {len(known)} model-probe pairs."]
 
 
 def _temperatures(fitted: Mapping[str, float], in_dist: str) -> str:
