@@ -113,7 +113,7 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
         columns = min(len(models), 5)
         rows = math.ceil(len(models) / columns)
         width = max(2.6, style.PAGE_WIDTH * columns / 5)
-        figure = Figure(figsize=(width, rows * 1.35 + 0.75))
+        figure = Figure(figsize=(width, rows * 1.35 + (0.75 if columns > 4 else 1.0)))
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for k, ax in enumerate(axes.flat):
             if k >= len(models):
@@ -139,7 +139,7 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
             Line2D([], [], color=_AFTER, marker="s", ms=3, label=f"{shown} (bars: interval of the change)"),
             Line2D([], [], color=_CHANCE, ls=(0, (2, 2)), label="share that the object covers"),
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3 if columns > 2 else 1)
+        figure.legend(handles=handles, loc="outside upper center", ncols=3 if columns > 4 else 1)
         figure.supxlabel("depth, from first to last", fontsize=7.5)
         figure.supylabel("share of the map on the object", fontsize=7.5)
     return figure

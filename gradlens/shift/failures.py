@@ -189,5 +189,5 @@ def _failure(
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float:
-    known = np.asarray(values)[~np.isnan(values)]
+    known = np.sort(np.asarray(values)[~np.isnan(values)])  # sorted, so that the order of the models cannot move a bit
     return float(known.mean()) if len(known) else float("nan")

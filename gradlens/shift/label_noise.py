@@ -99,7 +99,7 @@ def contradicted(panel: Panel, jurors: np.ndarray) -> list[Contradicted]:
     vote = votes(panel, jurors)
     found = []
     for i in np.flatnonzero(vote >= 0).tolist():
-        own = panel.confidence[jurors, i]
+        own = np.sort(panel.confidence[jurors, i])  # sorted: the order of the models must not move a bit
         agreeing = int((panel.answers[:, i] == vote[i]).sum())
         found.append(
             Contradicted(

@@ -164,6 +164,10 @@ class _Artist:
             caption = (
                 f"{name} {100 * float(probabilities[target]):.0f} %" if k is None or k >= 0 else f"{name}: not known"
             )
-            maps.append(Shown(seen, e.maps[d][0, t].float().cpu().numpy(), status, caption, name == label))
+            maps.append(
+                Shown(
+                    seen, e.maps[d][0, t].float().cpu().numpy(), status, caption, name == label if k is None else None
+                )
+            )
         answer = network.classes[int(probabilities.argmax())]
         return [Shown(seen, caption=f"says {answer}", correct=answer == label), *maps]
