@@ -10,6 +10,7 @@ from __future__ import annotations
 from gradlens.errors import InputError
 from gradlens.workflows.measure.analyses import (  # noqa: F401
     calibration,
+    controls,
     corruptions,
     drift,
     explanations,

@@ -208,13 +208,13 @@ def _findings(
             text += f"; mCE {100 * e.ce.value:.0f} [{100 * e.ce.low:.0f}, {100 * e.ce.high:.0f}] against {reference}"
         return text + ")"
 
-    found = [f"{under}, {told(best)}" + (f"; {told(worst)}" if worst is not best else "")]
+    found = [f"{under}, {told(best)}" + (f"; {told(worst)}" if worst is not best else "") + "."]
     if kinds > 1:
         names = dict.fromkeys(e.corruption for e in single)
         hard = {c: float(np.mean([e.error.value for e in single if e.corruption == c])) for c in names}
         most, least = (f(hard, key=lambda c: (hard[c], c)) for f in (max, min))
         found.append(
             f"Over all models {most.replace('_', ' ')} costs most ({100 * hard[most]:.1f} % wrong) and "
-            f"{least.replace('_', ' ')} least ({100 * hard[least]:.1f} %)"
+            f"{least.replace('_', ' ')} least ({100 * hard[least]:.1f} %)."
         )
     return found

@@ -151,7 +151,7 @@ def _of_several(mean: Sequence[factors.Part], names: Mapping[str, str], drop: fl
     return (
         f"Of the {100 * drop:.1f} points that {who} on {probe}, {', '.join(told[:4])}"
         + (f", less with {', '.join(names[p.factor] for p in mean[4:-1])}" if len(told) > 4 else "")
-        + f"; {_points(rest.value, rest.low, rest.high)} with no recorded change"
+        + f"; {_points(rest.value, rest.low, rest.high)} with no recorded change."
     )
 
 
@@ -166,14 +166,14 @@ def _of_unusual(f: factors.Factor, split: factors.Split, both: Sides, probe: str
         f"({most.changed} of {most.n} images changed it)"
     )
     if len(own) == 1:
-        return text
+        return f"{text}."
     at, column = split.factors.index(f.name), {m: i for i, m in enumerate(both.models)}
     difference = most.value - least.value
     draws = split.draws[:, at, column[most.model]] - split.draws[:, at, column[least.model]]
     low, high = intervals.percentile(draws, difference, subject.request.confidence)
     return (
         f"{text}, the most of {len(own)} models; of {least.model}'s {100 * drops[least.model]:.1f}, the least, "
-        f"{_points(least.value, least.low, least.high)}: a difference of {_points(difference, low, high)}"
+        f"{_points(least.value, least.low, least.high)}: a difference of {_points(difference, low, high)}."
     )
 
 
@@ -202,6 +202,6 @@ def _differs(
     ends = " and ".join(f"{100 * means[v]:.1f} at {v}".replace("-", "−") for v in (worst, best))
     text = (
         f"On {probe} what is {what} differs by {name} for {counts[name]} of {len(both.models)} models "
-        f"(robust score tests, Holm over {family} factors): on average {ends} (points)"
+        f"(robust score tests, Holm over {family} factors): on average {ends} (points)."
     )
     return [(counts[name], text)]

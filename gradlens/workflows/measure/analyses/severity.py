@@ -112,4 +112,4 @@ def _sentence(
     text = f"From severity {ends} of {probe}, accuracy of {who} falls by {fall.replace('-', '−')} points a step"
     if len(trends) > 1:
         text += f"; it falls for {falls} of {len(trends)} (interval above zero)"
-    return slope, text
+    return slope, f"{text}."
