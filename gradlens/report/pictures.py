@@ -61,6 +61,22 @@ KNOWN = {
         "Rank of each model on each set, with what images and pairwise tests leave open",
         "One panel per set, models in rows; ranks.csv has the numbers.",
     ),
+    "factor_split-": (
+        "Points of accuracy lost on {} that go with each factor",
+        "Dot plots with intervals, one panel per factor, models in rows; factor_split.csv has the numbers.",
+    ),
+    "severity": (
+        "Accuracy at each severity of the probe sets that have several",
+        "Line charts, one panel per probe set, one line per model; severity.csv has the numbers.",
+    ),
+    "corruption_severity": (
+        "Accuracy at each severity of each corruption",
+        "Line charts, one panel per corruption, one line per model; corruptions.csv has the numbers.",
+    ),
+    "corruptions": (
+        "One in-distribution image under every corruption",
+        "Pictures, a group per corruption from mild to severe.",
+    ),
     "leakage": (
         "Images of the sets beside those that they repeat",
         "Pairs of photographs by kind of leakage; leakage.csv lists all of them.",
