@@ -16,7 +16,8 @@ from PIL import Image
 
 from gradlens.cli.main import main
 from gradlens.data import probe_sets
-from gradlens.data.probe_sets import MANIFEST, TABLE, Manifest, check, find, known, open_probe_set, rendered
+from gradlens.data.checking import check
+from gradlens.data.probe_sets import MANIFEST, TABLE, Manifest, find, known, open_probe_set, rendered
 from gradlens.data.sources import open_source
 from gradlens.errors import InputError, NotFoundError
 from gradlens.runtime import Runtime, bundled

@@ -26,7 +26,11 @@ def _light_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _count(things: Sequence[object], what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+    return _number(len(things), what)
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 @click.group(
@@ -88,9 +92,9 @@ Examples:
 def check_command(names: tuple[str, ...], as_json: bool, quiet: bool) -> int:
     """Check images, masks, checksums and pairs.
 
-    Reads every image of the named probe sets, compares checksums, looks for exact copies and for pairs that do not
-    exist; sets that are named are rendered first where that is needed. All sets where none is named. Leaves with 1
-    when something is wrong.
+    Reads every image of the named probe sets, compares checksums, sizes and codecs, looks for exact copies, for
+    near-duplicates that duplicates.csv does not list, and for pairs that do not exist; sets that are named are
+    rendered first where that is needed. All sets where none is named. Leaves with 1 when something is wrong.
     """
     from gradlens.workflows.probe import check_sets
 
@@ -103,6 +107,8 @@ def check_command(names: tuple[str, ...], as_json: bool, quiet: bool) -> int:
             click.echo(f"{c.name}: " + (_count(c.problems, "problem") if c.problems else sound))
             for problem in c.problems:
                 click.echo(f"  {problem}")
+            for remark in c.remarks:
+                click.echo(f"  note: {remark}", err=True)
     return 1 if any(c.problems for c in checks) else 0
 
 
@@ -113,6 +119,7 @@ Examples:
   gradlens probe add my-photos photos/ --shift "phone photographs" --licence "CC BY 4.0"
   gradlens probe add web downloads/web.parquet --source "collected by hand, March" --shift "web images"
   gradlens probe add noisy noisy-copies/ --paired-with vehicles-test --shift noise
+  gradlens probe add my-photos photos/ --map map.toml --classes car,bus --against vehicles-test
 """,
 )
 @click.argument("name")
@@ -124,6 +131,18 @@ Examples:
 @click.option("--licence", default="", help="Of the images.")
 @click.option("--source", "provenance", default="", help="Where the images came from [default: SOURCE].")
 @click.option("--paired-with", default=None, metavar="SOURCE", help="Set with the same scenes: same class, same stem.")
+@click.option("--map", "mapping", type=click.Path(path_type=Path), help="Class mapping (TOML): rename, merge, drop.")
+@click.option("--classes", default="", metavar="A,B,...", help="The classes that may be there; others are refused.")
+@click.option(
+    "--about", type=click.Path(path_type=Path), help="CSV with the columns path, source_url and perhaps licence."
+)
+@click.option(
+    "--against", multiple=True, metavar="SOURCE", help="Training or test data to compare the images with (repeatable)."
+)
+@click.option(
+    "--filtered-by", multiple=True, metavar="MODEL", help="Model whose predictions chose the images (repeatable)."
+)
+@click.option("--drop-duplicates", is_flag=True, help="Leave near-duplicates out instead of listing them.")
 @click.option("--into", type=click.Path(path_type=Path), default=Path("probe_sets"), show_default=True)
 @click.option("--offline", is_flag=True, help="Look nothing up on a network.")
 @strict_option
@@ -132,11 +151,15 @@ def add_command(name: str, source: str, strict: bool, as_json: bool, quiet: bool
     """Make a probe set of labelled images.
 
     Copies the images of SOURCE (a folder of class folders, a .parquet, ...) byte for byte, with a manifest
-    (probe.toml), a table and checksums. Images that cannot be read and exact copies are left out and named.
+    (probe.toml), a table of native sizes, codecs and checksums (images.csv), what was left out and why
+    (quarantine.csv: unreadable files, exact copies, links that lead elsewhere), and near-duplicates inside the set and
+    in the sets of --against (duplicates.csv). Only images whose EXIF turns them are stored anew, upright. SOURCE is
+    not touched.
     """
     from gradlens.workflows.probe import add
 
     runtime = Runtime(offline=offline, quiet=quiet)
+    given["classes"] = tuple(c.strip() for c in given["classes"].split(",") if c.strip())
     added = add(name, source, runtime=runtime, **given)
     if as_json:
         print_json({"probe_sets": [asdict(added)]})
@@ -148,6 +171,14 @@ def add_command(name: str, source: str, strict: bool, as_json: bool, quiet: bool
         runtime.say(f"no image, so left out of its classes: {', '.join(empty)}")
     for s in added.skipped:
         runtime.say(f"skipped {s.path}: {s.reason}")
+    for remark in added.remarks:
+        runtime.say(f"note: {remark}")
+    if added.upright:
+        runtime.say(f"{_number(added.upright, 'image')} turned upright, as EXIF says, and stored as PNG")
+    if added.duplicates:
+        runtime.say(f"{_number(added.duplicates, 'image')} nearly repeat another one of the set; see duplicates.csv")
+    for other, n in added.leaked.items():
+        runtime.say(f"{_number(n, 'image')} nearly repeat one of {other}" + ("; see duplicates.csv" if n else ""))
     runtime.say(f"next: gradlens shift-eval --probe {name if str(given['into']) == 'probe_sets' else added.folder}")
     return 3 if strict and added.skipped else 0
 

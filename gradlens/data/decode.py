@@ -90,9 +90,20 @@ def pixels_of(image: Image.Image, name: str) -> np.ndarray:
     Raises:
         InputError: its values have no defined white.
     """
-    upright = _TRANSPOSE.get(_orientation(image))
+    upright = _TRANSPOSE.get(orientation(image))
     rgb = _to_rgb(image, name)
     return np.asarray(rgb.transpose(upright) if upright is not None else rgb)
+
+
+@contextmanager
+def opened(source: bytes | Path, name: str) -> Iterator[Image.Image]:
+    """An image file whose header was read; nothing is decoded yet.
+
+    Raises:
+        InputError: as :func:`decode`, for what the header tells.
+    """
+    with _opened(source, name) as stream, _strict_and_silent_pillow():
+        yield _open(stream, name)
 
 
 def decode_mask(source: bytes | Path, name: str) -> np.ndarray:
@@ -160,7 +171,8 @@ def _open(stream: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What EXIF says about how the picture is to be turned, from 1 (upright) to 8."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # EXIF written by broken software: the picture itself is fine, and upright for all we know

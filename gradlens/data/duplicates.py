@@ -322,8 +322,8 @@ def _proposals(
                 coarse = _coarse(a, i, b, j, w, mirrored, swapped)
                 keep = np.flatnonzero(coarse >= COARSE)
                 keep = keep[_fine_at_once(a, i[keep], b, j[keep], w, mirrored, swapped) >= _WORTH]
-                same = (np.full(len(keep), value) for value in (w, mirrored, swapped))
-                yield _Proposed(i[keep], j[keep], *same, bits[keep], coarse[keep])
+                window, flipped, side = (np.full(len(keep), value) for value in (w, mirrored, swapped))
+                yield _Proposed(i[keep], j[keep], window, flipped, side, bits[keep], coarse[keep])
 
 
 def _best(proposals: Iterator[_Proposed]) -> _Proposed:
@@ -442,7 +442,7 @@ def agreement(wide: np.ndarray, narrow: np.ndarray, window: int = 0) -> tuple[fl
         stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 1e-3)
         _, moved = cv2.findTransformECC(grey_q, grey_p, given.copy(), cv2.MOTION_AFFINE, stop, _EVERYWHERE, 3)
         if _is_small_step(given, moved):
-            views.append(moved)
+            views.append(np.asarray(moved, dtype=np.float32))
     except cv2.error:  # it does not converge on what does not match
         pass
     return max((_compared(p, q, view) for view in views), key=lambda found: found[1])

@@ -17,6 +17,7 @@ from gradlens.records import Role, Sample, Skipped
 
 # what operating systems leave behind; everything else that is no image is reported
 SILENT = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
+OWN = frozenset({"probe.toml", "images.csv", "quarantine.csv", "duplicates.csv"})  # what a probe set says of itself
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
@@ -65,7 +66,7 @@ def open_folder(folder: Path, role: Role | None = None, name: str | None = None)
     skipped: list[Skipped] = []
     for path in _files(folder, deep=False):
         if (reason := not_an_image(path)) is not None:
-            if path.name not in ("probe.toml", "images.csv"):
+            if path.name not in OWN:
                 skipped.append(Skipped(shown(path), reason))
         elif classes:
             skipped.append(Skipped(shown(path), "lies beside the class folders, so its class is unknown"))
@@ -137,6 +138,8 @@ def not_an_image(path: Path) -> str | None:
     """Why a file is not taken for an image, by its name alone; ``None`` when it is."""
     if shown(path) != str(path):
         return "its name is not valid Unicode; rename it"
+    if path.is_dir():
+        return "a link to a folder, which is not followed; copy the folder itself"
     if path.suffix.lower() in EXTENSIONS:
         return None
     return f"not an image by its ending ({path.suffix or 'it has none'})"
@@ -162,9 +165,10 @@ def remarks_on(classes: Sequence[str], samples: Sequence[Sample]) -> Iterator[st
 
 
 def _files(folder: Path, deep: bool) -> Iterator[Path]:
-    """Files of a folder in a fixed order, without hidden ones and operating systems' litter."""
+    """Files of a folder in a fixed order, without hidden ones and operating systems' litter; links to folders."""
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if f[0] not in "._") if deep else []
+        yield from (Path(here) / f for f in folders if (Path(here) / f).is_symlink())
         for file in sorted(files):
             if file[0] != "." and file.casefold() not in SILENT:
                 yield Path(here) / file

@@ -1,8 +1,10 @@
 """Probe sets: named image sets in folders that carry their own description, and where they are found.
 
 ``probe_sets/<name>/`` holds ``probe.toml`` (a :class:`Manifest`), ``images.csv`` (one row per image: path, class, pair,
-severity, sha256, mask, then one column per factor), images in class folders, and masks below ``_masks/``. A set of kind
-``rendered`` commits no images: they are rendered into the cache folder by its recipe when first used.
+severity, sha256, mask, native properties, then one column per factor), images in class folders, and masks below
+``_masks/``. Sets that ``gradlens probe add`` made also hold ``quarantine.csv`` (what was left out, and why) and
+``duplicates.csv`` (images that repeat others). A set of kind ``rendered`` commits no images: they are rendered into the
+cache folder by its recipe when first used.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ from gradlens.runtime import Runtime, bundled, cache_dir, versions
 
 MANIFEST, TABLE = "probe.toml", "images.csv"
 COLUMNS = ("path", "class", "pair", "severity", "sha256", "mask")
+FACTS = (
+    *("width", "height", "codec", "mode", "frames", "orientation", "jpeg_quality", "bytes"),
+    *("original", "source_url", "licence", "duplicate_of"),
+)
+"""Columns that ``gradlens probe add`` writes about each image; they are no factors that the images were made with."""
+QUARANTINE, DUPLICATES = "quarantine.csv", "duplicates.csv"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -177,7 +185,7 @@ def open_probe_set(folder: Path, runtime: Runtime | None = None) -> ImageSet:
             label=position[row["class"]],
             pair=row["pair"] or None,
             severity=int(row["severity"]) if row["severity"] else None,
-            factors={k: _value(v) for k, v in row.items() if k not in COLUMNS},
+            factors={k: _value(v) for k, v in row.items() if k not in COLUMNS and k not in FACTS},
         )
         for row in rows
     )
@@ -286,87 +294,6 @@ def whole_folder(final: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def check(folder: Path, runtime: Runtime | None = None) -> list[str]:
-    """Everything that is wrong with a probe set's folder, one sentence each; empty when it is sound.
-
-    Reads every image and mask, compares every checksum, looks for exact copies inside the set and between it and the
-    set it is paired with, and for ``pair`` ids that the paired set does not have.
-    """
-    try:
-        image_set = open_probe_set(folder, runtime)
-    except InputError as err:
-        return [str(err)]
-    problems = [f"{s.path}: {s.reason}" for s in image_set.skipped]
-    problems += image_set.remarks
-    rows: list[dict[str, str]] = []
-    if (folder / MANIFEST).is_file():
-        manifest = Manifest.read(folder / MANIFEST)
-        if manifest.name != folder.resolve().name:
-            problems.append(f"{MANIFEST} names it {manifest.name!r}, but its folder is {folder.resolve().name!r}")
-        if manifest.images is not None and manifest.images != len(image_set):
-            problems.append(f"{MANIFEST} says {manifest.images} images, but there are {len(image_set)}")
-        if (Path(image_set.location) / TABLE).is_file():
-            rows = read_table(Path(image_set.location) / TABLE, manifest.classes)
-    digests: dict[str, str] = {}
-    for i, sample in enumerate(image_set.samples):
-        try:
-            digest = image_set.digest(i)
-            shape = image_set.read(i).shape[:2]
-            mask = image_set.mask(i)
-        except InputError as err:
-            problems.append(str(err))
-            continue
-        if rows and rows[i]["sha256"] and rows[i]["sha256"] != digest:
-            problems.append(f"{sample.id}: its sha256 is not the one in {TABLE}")
-        if mask is not None and mask.shape != shape:
-            problems.append(f"{sample.id}: its mask has the size {mask.shape}, the image {shape}")
-        if digest in digests:
-            problems.append(f"{sample.id}: an exact copy of {digests[digest]}")
-        digests.setdefault(digest, sample.id)
-    masks = {row["mask"] for row in rows}
-    for path in sorted((Path(image_set.location) / "_masks").rglob("*.png")):
-        if path.relative_to(image_set.location).as_posix() not in masks:
-            problems.append(f"{path}: a mask that no row of {TABLE} names")
-    return problems + list(_pairing_problems(folder, image_set, digests, runtime))
-
-
-def _pairing_problems(
-    folder: Path, image_set: ImageSet, digests: Mapping[str, str], runtime: Runtime | None
-) -> Iterator[str]:
-    pairs = [s for s in image_set.samples if s.pair is not None]
-    if image_set.paired_with is None:
-        if pairs:
-            yield f"{len(pairs)} images name a pair, but {MANIFEST} has no paired_with"
-        return
-    sets = known([folder.resolve().parent, *places()])
-    if image_set.paired_with not in sets:
-        yield f"{MANIFEST} pairs it with {image_set.paired_with!r}, which is not a probe set here"
-        return
-    try:
-        other = open_probe_set(sets[image_set.paired_with], runtime)
-    except InputError as err:
-        yield f"the paired set cannot be read: {err}"
-        return
-    labels = {s.id: _class_of(other, s) for s in other.samples}
-    for sample in pairs:
-        if sample.pair not in labels:
-            yield f"{sample.id}: its pair {sample.pair!r} is not in {other.name}"
-        elif labels[sample.pair] != _class_of(image_set, sample):
-            yield f"{sample.id}: its pair {sample.pair!r} is of the class {labels[sample.pair]!r}"
-    for i, sample in enumerate(other.samples):
-        try:
-            copy = digests.get(other.digest(i))
-        except InputError as err:
-            yield f"in the paired set: {err}"
-            continue
-        if copy is not None:
-            yield f"{copy}: an exact copy of {sample.id} in {other.name}"
-
-
-def _class_of(image_set: ImageSet, sample: Sample) -> str | None:
-    return None if sample.label is None or image_set.classes is None else image_set.classes[sample.label]
 
 
 def _with_classes(plain: ImageSet, manifest: Manifest) -> ImageSet:

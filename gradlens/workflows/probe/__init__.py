@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gradlens.data import probe_sets
-from gradlens.data.decode import file_ending
-from gradlens.data.image_set import ImageSet, decoded, sha256_of
-from gradlens.data.probe_sets import COLUMNS, MANIFEST, TABLE, Manifest
+from gradlens.data.checking import examine
+from gradlens.data.image_set import ImageSet, sha256_of
+from gradlens.data.probe_sets import MANIFEST, TABLE, Manifest
 from gradlens.data.sources import open_source
 from gradlens.errors import InputError
-from gradlens.records import Role, Skipped
-from gradlens.runtime import Runtime, whole_file
+from gradlens.runtime import Runtime
+from gradlens.workflows.probe.adding import Added, add
+
+__all__ = ["Added", "Checked", "Entry", "Rendered", "add", "check_sets", "list_sets", "render", "sheet"]
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,15 @@ class Entry:
 class Checked:
     """What ``gradlens probe check`` found wrong with one set; nothing when it is sound.
 
-    ``complete`` is false where only the manifest was looked at, because the images are not rendered yet.
+    ``complete`` is false where only the manifest was looked at, because the images are not rendered yet; ``remarks``
+    say what else could not be looked at here.
     """
 
     name: str
     folder: str
     problems: tuple[str, ...]
     complete: bool = True
-
-
-@dataclass(frozen=True)
-class Added:
-    """The probe set that ``gradlens probe add`` made."""
-
-    name: str
-    folder: str
-    images: Mapping[str, int]
-    paired: int
-    skipped: tuple[Skipped, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,8 @@ def check_sets(names: Sequence[str], runtime: Runtime) -> list[Checked]:
         if not names and _awaits_rendering(folder):
             checks.append(Checked(name, str(folder), (), complete=False))
         else:
-            checks.append(Checked(name, str(folder), tuple(probe_sets.check(folder, runtime))))
+            found = examine(folder, runtime)
+            checks.append(Checked(name, str(folder), found.problems, remarks=found.remarks))
     return checks
 
 
@@ -121,93 +113,6 @@ def _awaits_rendering(folder: Path) -> bool:
 def _folder(name: str) -> Path:
     is_path = name not in probe_sets.known() and Path(name).is_dir()
     return Path(name) if is_path else probe_sets.find(name)
-
-
-def add(
-    name: str,
-    source: str,
-    *,
-    into: Path,
-    role: Role,
-    shift: str,
-    title: str,
-    description: str,
-    licence: str,
-    provenance: str,
-    paired_with: str | None,
-    runtime: Runtime,
-) -> Added:
-    """Copy a labelled image set into a probe set of its own: ``into/name`` with manifest, table and checksums.
-
-    Files are copied byte for byte. Images that cannot be decoded and exact copies of earlier ones stay out, each with
-    its reason; so do classes without an image. The folder appears complete or not at all.
-
-    Raises:
-        InputError: the source is unlabelled, none of its images can be read, or the folder exists.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"expected a name of letters, digits, '.', '_' and '-' (it becomes a folder), got {name!r}")
-    final = into / name
-    if final.exists():
-        raise InputError(f"{final} exists already; remove it first, or take another name")
-    images = open_source(source, offline=runtime.offline, runtime=runtime)
-    if images.classes is None:
-        raise InputError(f"{source}: expected class folders or labels, got images without any")
-    other = open_source(paired_with, offline=runtime.offline, runtime=runtime) if paired_with else None
-    partners = _by_class_and_stem(other) if other else {}
-    folder_of = _class_folders(images.classes)
-    skipped = list(images.skipped)
-    rows: list[dict[str, str]] = []
-    seen: dict[str, str] = {}
-    counts = dict.fromkeys(images.classes, 0)
-    with probe_sets.whole_folder(final) as scratch:
-        for i, image in decoded(images, runtime=runtime):
-            sample = images.samples[i]
-            if isinstance(image, Skipped):
-                skipped.append(image)
-                continue
-            if sample.label is None:
-                skipped.append(Skipped(images.path(i), "has no label"))
-                continue
-            encoded = images.store.encoded(images.rows[i])
-            digest = sha256_of(encoded)
-            if digest in seen:
-                skipped.append(Skipped(images.path(i), f"an exact copy of {seen[digest]}"))
-                continue
-            seen[digest] = images.path(i)
-            label = images.classes[sample.label]
-            path = _free_path(scratch / folder_of[label], Path(sample.id).stem, encoded)
-            _write(path, encoded)
-            counts[label] += 1
-            rows.append(
-                {
-                    "path": path.relative_to(scratch).as_posix(),
-                    "class": label,
-                    "pair": partners.get((label, Path(sample.id).stem), ""),
-                    "severity": "" if sample.severity is None else str(sample.severity),
-                    "sha256": sha256_of(path),
-                    "mask": "",
-                }
-            )
-        if not rows:
-            raise InputError(f"{source}: none of its {len(images)} images can be read; the first: {skipped[0].reason}")
-        _write_table(scratch / TABLE, rows)
-        manifest = Manifest(
-            schema=1,
-            name=name,
-            title=title or name,
-            role=role,
-            shift=shift,
-            description=description,
-            classes=[c for c in images.classes if counts[c]],
-            paired_with=other.name if other else None,
-            source=provenance or source,
-            licence=licence,
-            images=len(rows),
-            sha256=sha256_of(scratch / TABLE),
-        )
-        (scratch / MANIFEST).write_text(manifest.to_toml(), encoding="utf-8")
-    return Added(name, str(final), counts, sum(bool(r["pair"]) for r in rows), tuple(skipped))
 
 
 def render(names: Sequence[str], out: Path | None, runtime: Runtime) -> list[Rendered]:
@@ -257,52 +162,6 @@ def _render_into(where: Path, manifest: Manifest, runtime: Runtime) -> None:
         where.rename(old)
     new.rename(where)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _by_class_and_stem(image_set: ImageSet) -> dict[tuple[str, str], str]:
-    classes = image_set.classes or ()
-    return {(classes[s.label], Path(s.id).stem): s.id for s in image_set.samples if s.label is not None}
-
-
-def _class_folders(classes: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each class: the class itself where a folder can be called that and read back as a class."""
-    folders: dict[str, str] = {}
-    for c in classes:
-        safe = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "-", c).strip().lstrip("._") or "class"
-        name, n = safe, 2
-        while name.casefold() in {f.casefold() for f in folders.values()}:
-            name, n = f"{safe}-{n}", n + 1
-        folders[c] = name
-    return folders
-
-
-def _free_path(folder: Path, stem: str, encoded: bytes | Path | np.ndarray) -> Path:
-    """A path in a folder that is not taken, with the ending of what will be written there."""
-    ending = ".png" if isinstance(encoded, np.ndarray) else file_ending(encoded)
-    stem = f"{int(stem):06d}" if stem.isdigit() else stem
-    path, n = folder / f"{stem}{ending}", 2
-    while path.exists():
-        path, n = folder / f"{stem}-{n}{ending}", n + 1
-    return path
-
-
-def _write(path: Path, encoded: bytes | Path | np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    if isinstance(encoded, np.ndarray):
-        from PIL import Image
-
-        Image.fromarray(encoded).save(path)
-    elif isinstance(encoded, Path):
-        shutil.copyfile(encoded, path)
-    else:
-        path.write_bytes(encoded)
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    with whole_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def sheet(name: str, out: Path, per_class: int, runtime: Runtime, dpi: int = 200) -> Path:
