@@ -164,8 +164,12 @@ def _classified(clouds: Clouds, permutations: int, seed: int) -> Drift:
     spread = z.std(axis=0)
     z = (z - z.mean(axis=0)) / np.where(spread > 0, spread, 1)
     labels = np.repeat([-1.0, 1.0], n)[:, None]
-    codes = np.concatenate([labels, 2 * _relabelled(n, n, clouds.paired, permutations, rng) - 1], axis=1)
     fold = np.tile(np.arange(n) % FOLDS, 2)
+    permuted = np.empty((2 * n, permutations))
+    for f in range(FOLDS):  # within folds: one that holds more of one label is harder than the true ones, which do not
+        own = fold == f
+        permuted[own] = 2 * _relabelled(own.sum() // 2, own.sum() // 2, clouds.paired, permutations, rng) - 1
+    codes = np.concatenate([labels, permuted], axis=1)
     wrong = np.zeros(codes.shape[1])
     for f in range(FOLDS):
         train, test = fold != f, fold == f

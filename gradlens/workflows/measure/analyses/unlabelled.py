@@ -328,8 +328,9 @@ def _on_record(guesses: Sequence[Guess], records: Sequence[Record]) -> list[str]
         )
     over = [r for r in records if r.mae.defined and r.bias > 0]
     found.append(
-        f"{len(over)} of {sum(r.mae.defined for r in records)} ways overestimate accuracy on average, "
-        f"{title_of(best.method, best.probabilities)} by {percent(best.bias, signed=True)} points."
+        f"{len(over)} of {sum(r.mae.defined for r in records)} ways overestimate accuracy on average; "
+        f"{title_of(best.method, best.probabilities)} {'over' if best.bias > 0 else 'under'}estimates it by "
+        f"{percent(abs(best.bias))} points."
     )
     return found
 
