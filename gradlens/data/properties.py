@@ -26,6 +26,7 @@ PIXELS = "pixels"
 LOSSY_WEBP = 80  # a WebP file does not tell its quality; this is the default of Pillow and of most web servers
 SHARP = 0.9  # share of the gradient energy below the frequency that is called an image's sharpness
 WINDOW = 256  # pixels on a side of the middle that sharpness is measured on
+LARGEST = 512  # pixels of the shorter side; no picture is enlarged beyond it, since no network sees more of it
 NEAR = 0.02  # relative difference of aspect or sharpness that is none
 
 # the luminance table of the JPEG standard's annex K, row by row, which quality scales
@@ -164,7 +165,9 @@ def match(own: Properties, wanted: Properties, *, sharp: bool) -> Match:
     Detail that is not there cannot be added: an image is passed through a JPEG of lower quality, not of higher, and
     made less sharp, not sharper (its size may grow, which adds no detail).
     """
-    size = (wanted.width, wanted.height) if (own.width, own.height) != (wanted.width, wanted.height) else None
+    shrink = min(1.0, max(LARGEST, min(own.width, own.height)) / min(wanted.width, wanted.height))
+    like = (max(1, round(wanted.width * shrink)), max(1, round(wanted.height * shrink)))
+    size = like if like != (own.width, own.height) else None
     codec = None
     if wanted.codec == "JPEG" and wanted.quality is not None:
         if own.quality is None or wanted.quality < own.quality:
