@@ -278,7 +278,8 @@ def _names(metadata: Mapping[str, str], key: str, path: Path) -> tuple[str, ...]
         names = ()
     if names is None:
         return None
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    none = names == [] and key == "set_classes"  # of a set without labels
+    if not isinstance(names, list) or not (names or none) or not all(isinstance(n, str) for n in names):
         raise InputError(f"{path}: expected a JSON list of class names under the metadata key {key!r}")
     if len(set(names)) != len(names):
         raise InputError(f"{path}: class names under the metadata key {key!r} are not unique")
