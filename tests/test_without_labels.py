@@ -27,6 +27,7 @@ from gradlens.workflows.measure import ANALYSES, Measurement, Request, Subject, 
 from gradlens.workflows.measure.analyses import chosen
 from gradlens.workflows.measure.analyses import drift as drift_analysis
 from gradlens.workflows.measure.features import depths, features, in_groups
+from gradlens.workflows.measure.plan import plan
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Card, Preprocessing
@@ -190,6 +191,14 @@ def test_labels_of_a_folder_given_as_unlabelled_are_not_looked_at(place: Path) -
     )
     assert [s.name for s in hidden.evidence.unlabelled] == ["web", "ash"]
     assert all((p.labels == -1).all() for (_, d), p in hidden.evidence.predictions.items() if d in ("web", "ash"))
+
+
+def test_the_plan_counts_the_images_without_labels(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    request = Request(
+        Path(), ("trees/one",), Path("zoo"), in_dist="grove", probes=("dark",), unlabelled=("web",), fresh=True
+    )
+    assert {s.name: s.images for s in plan(request, RUNTIME).sets} == {"grove": 60, "dark": 60, "web": 61}
 
 
 def test_names_that_clash_or_are_unknown_are_refused(place: Path, finished: Measurement) -> None:
