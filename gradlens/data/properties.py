@@ -200,20 +200,20 @@ def _sized(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _softened(image: np.ndarray, wanted: float) -> np.ndarray:
-    """Made smaller and large again, by the least factor (in steps of a 64th of the range) that takes enough detail."""
-    if sharpness(image) <= wanted * (1 + NEAR):
-        return image
+    """Made smaller and large again, by the factor (found by halving) that leaves the wanted sharpness."""
     h, w = image.shape[:2]
     low, high = 0.05, 1.0
-    best = image
-    for _ in range(6):
+    best, off = image, sharpness(image) - wanted
+    if off <= NEAR * wanted:
+        return image
+    for _ in range(7):
         factor = (low + high) / 2
         small = cv2.resize(image, (max(2, round(w * factor)), max(2, round(h * factor))), interpolation=cv2.INTER_AREA)
-        again = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
-        if sharpness(again) > wanted:
-            high = factor
-        else:
-            low, best = factor, again
+        again = cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
+        more = sharpness(again) - wanted
+        if abs(more) < abs(off):
+            best, off = again, more
+        low, high = (low, factor) if more > 0 else (factor, high)
     return best
 
 
