@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,12 +108,22 @@ def of_models(models: Iterable[LoadedModel], given: Sequence[str], runtime: Runt
                 found.append(TrainingSet(name, names, None, images_or_reason))
         else:
             found.append(TrainingSet(name, names, images_or_reason))
-    found += [TrainingSet(images.name, tuple(unknown), images, claimed=True) for images in claimed]
+    found = _merged(found) + [TrainingSet(images.name, tuple(unknown), images, claimed=True) for images in claimed]
     if unknown and not claimed:
         found.append(
             TrainingSet("", tuple(unknown), None, "no card says what they were trained on; give --train SOURCE")
         )
     return found
+
+
+def _merged(sets: Iterable[TrainingSet]) -> list[TrainingSet]:
+    """Each image set once, with the models of all entries: parts of one set are the same images to compare with."""
+    merged: dict[str, TrainingSet] = {}
+    for one in sets:
+        key = one.images.fingerprint if one.images is not None else f"{one.name}: {one.reason}"
+        known = merged.get(key)
+        merged[key] = one if known is None else replace(known, models=(*known.models, *one.models))
+    return list(merged.values())
 
 
 def _looked_for(model: LoadedModel, runtime: Runtime) -> ImageSet | str:
