@@ -56,6 +56,8 @@ def severity_curves(curves: Sequence[Curve], interval: str) -> Figure:
     columns = math.ceil(len(shifts) / rows)
     bars = len(models) <= 4
     most = max(max(c.severities) for c in curves)
+    drawn = [v for c in curves for v in (c.clean, *(c.low + c.high if bars else c.values))]
+    room = 0.02 + 0.03 * (max(drawn) - min(drawn))
     per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))
     legend = 0.15 * math.ceil(len(models) / per_line) + 0.2
     panel = _PANEL if columns > 2 else 2.0
@@ -78,6 +80,7 @@ def severity_curves(curves: Sequence[Curve], interval: str) -> Figure:
             ax.set_title(style.short(shifts[i].replace("_", " "), 22), fontsize=7.5)
             ax.set_xticks(range(most + 1))
             ax.set_xlim(-0.25, most + 0.25)
+            ax.set_ylim(min(drawn) - room, max(drawn) + room)
             ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
             if i + columns >= len(shifts):
                 ax.tick_params(labelbottom=True)
