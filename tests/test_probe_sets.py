@@ -495,3 +495,245 @@ def test_sheet_shows_each_class_and_its_pairs(tmp_path: Path) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 100
     with pytest.raises(InputError, match="png"):
         sheet("vehicles-test", tmp_path / "sheet.txt", 1, Runtime(quiet=True))
+
+
+# --- what people's folders really hold -----------------------------------------------------------------------------
+
+
+def picture(seed: int, side: int = 48) -> np.ndarray:
+    from test_duplicates import scene
+
+    return scene(seed, side)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def hostile(here: Path) -> Path:
+    """A folder of downloads with everything that goes wrong in one."""
+    folder = here / "downloads"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+    cat, dog = folder / "cat", folder / "dog"
+    outside = here / "elsewhere.png"
+    Image.fromarray(picture(1)).save(outside)
+    (cat / "link.png").symlink_to(outside)
+    (cat / "dangling.png").symlink_to(here / "gone.png")
+    (here / "more").mkdir()
+    (cat / "linked-folder").symlink_to(here / "more")
+    (cat / "empty.jpg").write_bytes(b"")
+    (cat / "page.jpg").write_bytes(b"<!DOCTYPE html><html>404</html>")
+    (cat / "cut.png").write_bytes(outside.read_bytes()[:900])
+    (cat / "huge.png").write_bytes(png_header(20_000, 20_000))
+    frames = [Image.fromarray(picture(seed)) for seed in (2, 3)]
+    frames[0].save(dog / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(picture(4)).convert("CMYK").save(dog / "cmyk.jpg", quality=70)
+    Image.fromarray(picture(5)[..., 0].astype(np.uint16) * 257).save(dog / "deep.png")
+    Image.fromarray(np.dstack([picture(6), np.full((48, 48), 128, np.uint8)])).save(dog / "alpha.png")
+    Image.fromarray(picture(7)).convert("P").save(dog / "palette.png")
+    Image.fromarray(picture(8)).save(cat / "IMG.jpg", quality=85)
+    Image.fromarray(picture(9)).save(cat / "img.jpg", quality=40)
+    Image.fromarray(picture(10)).save(cat / "Straßen-Katze 猫 1.webp")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(11)[:, :32]).save(cat / "turned.jpg", exif=exif, quality=90)
+    return folder
+
+
+def png_header(width: int, height: int) -> bytes:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_hostile_folders_are_quarantined_or_handled(hostile: Path) -> None:
+    before = {p: p.read_bytes() for p in hostile.rglob("*") if p.is_file() and not p.is_symlink()}
+    added = add("mine", hostile)
+    folder = Path(added.folder)
+    quarantined = {Path(r["path"]).name: r["reason"] for r in rows_of(folder / "quarantine.csv")}
+    assert {name: reason.split(": ")[-1] for name, reason in quarantined.items()} == {
+        "link.png": "a link that leads out of the folder; copy the file itself",
+        "dangling.png": "expected an image file, but there is none of that name",
+        "linked-folder": "a link to a folder, which is not followed; copy the folder itself",
+        "empty.jpg": "expected an image, but the file is empty (0 bytes)",
+        "page.jpg": "expected an image (JPEG, PNG, WEBP, GIF, BMP, DIB, TIFF, PPM, AVIF), "
+        "got an HTML page (a download that failed?)",
+        "cut.png": quarantined["cut.png"].split(": ")[-1],
+        "huge.png": quarantined["huge.png"].split(": ")[-1],
+    }
+    assert "damaged" in quarantined["cut.png"]
+    assert "expected at most 178,956,970 pixels" in quarantined["huge.png"]
+    assert all("\n" not in reason for reason in quarantined.values())
+    table = {r["original"]: r for r in rows_of(folder / TABLE)}
+    facts = {
+        name: (r["codec"], r["mode"], r["frames"], r["jpeg_quality"], r["orientation"], r["width"], r["height"])
+        for name, r in table.items()
+    }
+    assert facts == {
+        "cat/IMG.jpg": ("JPEG", "RGB", "1", "85", "1", "48", "48"),
+        "cat/img.jpg": ("JPEG", "RGB", "1", "40", "1", "48", "48"),
+        "cat/Straßen-Katze 猫 1.webp": ("WEBP", "RGB", "1", "", "1", "48", "48"),
+        "cat/turned.jpg": ("JPEG", "RGB", "1", "90", "6", "48", "32"),
+        "dog/moving.gif": ("GIF", "P", "2", "", "1", "48", "48"),
+        "dog/cmyk.jpg": ("JPEG", "CMYK", "1", "70", "1", "48", "48"),
+        "dog/deep.png": ("PNG", "I;16", "1", "", "1", "48", "48"),
+        "dog/alpha.png": ("PNG", "RGBA", "1", "", "1", "48", "48"),
+        "dog/palette.png": ("PNG", "P", "1", "", "1", "48", "48"),
+    }
+    assert all(int(r["bytes"]) == (hostile / name).stat().st_size for name, r in table.items())
+    stored = [r["path"] for r in table.values()]
+    assert len({s.casefold() for s in stored}) == len(stored)  # IMG.jpg and img.jpg, also where case does not count
+    assert added.upright == 1
+    mine, original = open_source("mine"), open_source(str(hostile))
+    position = {s.id: i for i, s in enumerate(original.samples)}
+    for i, sample in enumerate(mine.samples):
+        name = next(n for n, r in table.items() if r["path"] == sample.id)
+        np.testing.assert_array_equal(mine.read(i), original.read(position[name]))
+        assert sample.factors == {}  # native properties are nothing that the images were made with
+    turned = folder / table["cat/turned.jpg"]["path"]
+    with Image.open(turned) as image:  # a reader that knows nothing of EXIF
+        assert image.size == (48, 32)
+        assert image.getexif().get(0x0112, 1) == 1
+    assert {p: p.read_bytes() for p in before} == before
+    assert check(folder) == []
+
+
+def test_check_names_links_and_names_that_differ_by_case_only(here: Path) -> None:
+    add("mine", photos(here / "photos", cat=2))
+    folder = Path("probe_sets/mine")
+    first, second = (folder / "cat" / f"00000{i}.png" for i in (0, 1))
+    first.rename(folder / "cat" / "Ä.png")
+    second.rename(folder / "cat" / "ä.png")
+    rewrite(folder, lambda rows: rows[0].update(path="cat/Ä.png") or rows[1].update(path="cat/ä.png"))
+    assert check(folder) == ["cat/ä.png: differs from cat/Ä.png by case or composition only, which some systems ignore"]
+    shutil.move(folder / "cat" / "ä.png", here / "out.png")
+    (folder / "cat" / "ä.png").symlink_to(here / "out.png")
+    assert "cat/ä.png: a link that leads out of the folder; copy the file itself" in check(folder)
+
+
+def test_check_compares_native_properties(here: Path) -> None:
+    add("mine", photos(here / "photos", cat=2))
+    rewrite(Path("probe_sets/mine"), lambda rows: rows[0].update(width="9", codec="JPEG"))
+    assert check(Path("probe_sets/mine")) == [
+        "cat/000000.png: images.csv says width 9, the file 8",
+        "cat/000000.png: images.csv says codec JPEG, the file PNG",
+    ]
+
+
+@pytest.fixture
+def repeating(here: Path) -> Path:
+    """Two cats and two dogs, a crop of the first cat among the dogs, and a training set that has the second cat."""
+    from test_duplicates import jpeg, part
+
+    for name, pictures in {
+        "cat": [picture(0), picture(1)],
+        "dog": [picture(2), picture(3), part(picture(0), 0, 0.1, 0.9)],
+    }.items():
+        (here / "photos" / name).mkdir(parents=True)
+        for i, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(here / "photos" / name / f"{i}.png")
+    (here / "train" / "cat").mkdir(parents=True)
+    Image.fromarray(jpeg(picture(1), 50)).save(here / "train" / "cat" / "x.png")
+    Image.fromarray(picture(50)).save(here / "train" / "cat" / "y.png")
+    return here / "photos"
+
+
+def test_near_duplicates_are_marked_and_nothing_is_lost(here: Path, repeating: Path) -> None:
+    added = add("mine", repeating, against=("train",))
+    assert (added.duplicates, added.leaked, sum(added.images.values())) == (1, {"train": 1}, 5)
+    folder = Path("probe_sets/mine")
+    found = [
+        (r["path"], r["set"], r["repeats"], r["exact"], r["same_class"]) for r in rows_of(folder / "duplicates.csv")
+    ]
+    assert found == [
+        ("dog/000002.png", "", "cat/000000.png", "false", "false"),
+        ("cat/000001.png", "train", "cat/x.png", "false", "true"),
+    ]
+    marks = {r["path"]: r["duplicate_of"] for r in rows_of(folder / TABLE) if r["duplicate_of"]}
+    assert marks == {"dog/000002.png": "cat/000000.png", "cat/000001.png": "train:cat/x.png"}
+    assert Manifest.read(folder / MANIFEST).against == ["train"]
+    assert check(folder) == []
+    (folder / "duplicates.csv").unlink()  # what was known of is not known any more
+    assert check(folder) == [
+        "dog/000002.png: a near-duplicate of cat/000000.png that duplicates.csv does not list",
+        "cat/000001.png: a near-duplicate of cat/x.png in train that duplicates.csv does not list",
+    ]
+    shutil.rmtree(here / "train")
+    (checked,) = probe.check_sets(["mine"], QUIET)
+    assert len(checked.problems) == 1
+    assert checked.remarks[0].startswith(
+        "not compared with train, as probe.toml says it was: no image set named 'train'"
+    )
+
+
+def test_near_duplicates_are_dropped_where_asked(here: Path, repeating: Path) -> None:
+    added = add("mine", repeating, against=("train",), drop_duplicates=True)
+    assert {s.path: s.reason for s in added.skipped} == {
+        "dog/2.png": "a near-duplicate of cat/000000.png",
+        "cat/1.png": "a near-duplicate of cat/x.png in train",
+    }
+    folder = Path("probe_sets/mine")
+    assert [r["path"] for r in rows_of(folder / TABLE)] == ["cat/000000.png", "dog/000000.png", "dog/000001.png"]
+    assert not (folder / "dog" / "000002.png").exists()
+    assert rows_of(folder / "duplicates.csv") == []
+    assert (repeating / "dog" / "2.png").exists()
+    assert check(folder) == []
+
+
+def test_exact_copies_of_another_class_are_said_to_be(here: Path) -> None:
+    source = photos(here / "photos")
+    shutil.copy(source / "cat" / "0.png", source / "dog" / "9.png")
+    (copy,) = add("mine", source).skipped
+    assert copy.reason == f"an exact copy of {source}/cat/0.png, which is of the class 'cat'"
+
+
+def test_class_names_are_mapped_composed_and_checked(here: Path) -> None:
+    source = photos(here / "photos", Cats=1, hunde=1, frog=1, **{"cafe\u0301": 1})
+    with pytest.raises(InputError) as refused:
+        add("mine", source, classes=("cat", "dog", "café"))
+    message = str(refused.value)
+    assert "'Cats', 'frog', 'hunde' is not among the classes cat, dog, café; did you mean 'cat' for 'Cats'" in message
+    assert "\n" not in message
+    (here / "map.toml").write_text('drop = ["frog"]\n[classes]\nCats = "cat"\nhunde = "dog"\n')
+    added = add("mine", source, classes=("cat", "dog", "café"), mapping=here / "map.toml")
+    assert sorted(open_source("mine").classes) == ["café", "cat", "dog"]  # composed, as every model will have it
+    assert [s.reason for s in added.skipped] == [f"class 'frog' is dropped by {here / 'map.toml'}"]
+    (here / "map.toml").write_text('drop = ["hund"]\n')
+    with pytest.raises(NotFoundError, match="did you mean 'hunde'"):
+        add("other", source, mapping=here / "map.toml")
+
+
+def test_sources_and_licences_of_single_images(here: Path) -> None:
+    source = photos(here / "photos")
+    table = "path,source_url,licence\ncat/0.png,https://example.org/1,CC BY 4.0\nbird/0.png,https://example.org/2,\n"
+    (here / "about.csv").write_text(table)
+    added = add("mine", source, about=here / "about.csv")
+    assert added.remarks == (f"{here / 'about.csv'}: 1 rows name no image, the first is 'bird/0.png'",)
+    first, second, *_ = rows_of(Path("probe_sets/mine") / TABLE)
+    assert (first["source_url"], first["licence"]) == ("https://example.org/1", "CC BY 4.0")
+    assert (second["source_url"], second["licence"]) == ("", "")
+    for text, message in (("url\nx\n", "expected the columns"), ("path,source_url\na,b,c\n", "expected 2 values")):
+        (here / "about.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            add("other", source, about=here / "about.csv")
+
+
+def test_add_at_the_command_line(here: Path, repeating: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "map.toml").write_text('[classes]\ncat = "feline"\n')
+    options = ["--map", "map.toml", "--classes", "feline, dog", "--against", "train", "--filtered-by", "vehicles/vit"]
+    code, out, err = run(capsys, "probe", "add", "mine", "photos", *options)
+    assert (code, out) == (0, "probe_sets/mine: 5 images of 2 classes\n")
+    assert "1 image nearly repeat another one of the set; see duplicates.csv" in err
+    assert "1 image nearly repeat one of train; see duplicates.csv" in err
+    assert Manifest.read(Path("probe_sets/mine/probe.toml")).filtered_by == ["vehicles/vit"]
+    code, out, err = run(capsys, "probe", "add", "other", "photos", "--classes", "feline,dog")
+    assert code == 1
+    assert err.startswith("gradlens: photos: 'cat' is not among the classes feline, dog")
