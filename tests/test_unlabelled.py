@@ -206,13 +206,14 @@ def test_nuclear_norm_reads_off_the_line() -> None:
     y = np.array([s.right.mean() for s in labelled])
     fit = sm.OLS(y, sm.add_constant(x)).fit()
     frame = fit.get_prediction([[1.0, normalised_nuclear_norm(new)]]).summary_frame(alpha=0.1)
-    found = nuclear_norm(labelled, new.hidden, 0.9)
+    found = nuclear_norm(list(x), list(y), normalised_nuclear_norm(new), len(new), 0.9)
+    assert found.n == 70
     assert found.value == pytest.approx(frame["mean"][0], abs=1e-12)
     assert (found.low, found.high) == pytest.approx((frame["obs_ci_lower"][0], min(1, frame["obs_ci_upper"][0])))
     with pytest.raises(InputError, match="at least four"):
-        nuclear_norm(labelled[:3], new.hidden)
+        nuclear_norm(list(x[:3]), list(y[:3]), 0.5, 70)
     with pytest.raises(InputError, match="same nuclear norm"):
-        nuclear_norm([labelled[0]] * 4, new.hidden)
+        nuclear_norm([0.5] * 4, list(y[:4]), 0.5, 70)
 
 
 # --------------------------------------------------------------------------------------------- several models

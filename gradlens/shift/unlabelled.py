@@ -84,9 +84,9 @@ class Side:
         return len(self.ids)
 
     def at(self, temperature: float) -> Side:
-        """The same answers with logits divided by ``temperature``."""
-        assert self.logits is not None
-        return Side(self.classes, self.ids, self.predicted, self.truth, self.logits / temperature)
+        """The same answers with logits divided by ``temperature``; what is computed of them is kept there, not here."""
+        logits = self.logits if self.logits is None or temperature == 1 else self.logits / temperature
+        return Side(self.classes, self.ids, self.predicted, self.truth, logits)
 
     def take(self, rows: np.ndarray) -> Side:
         """Some of its images."""
@@ -192,8 +192,7 @@ class Estimator:
         of: makes a :data:`Weighted` function; what it takes depends on ``needs``.
         needs: ``"predictions"`` or ``"probabilities"`` of one model: ``of(in_dist, unlabelled)``, sides;
             ``"models"``: ``of(in_dist, unlabelled)``, lists of sides of at least three models over the same images;
-            ``"sets"``: ``of(calibration, unlabelled)``, sides of labelled sets and of the unlabelled one; see
-            :func:`nuclear_norm`.
+            ``"sets"``: what :func:`nuclear_norm` takes.
         assumption: what must hold, as one clause.
         cost: multiplications of one resample, of (n0, n1, classes, models).
     """
@@ -621,7 +620,9 @@ def _members(pairs: Sequence[tuple[int, int]], models: int) -> np.ndarray:
     "sets",
     "the labelled sets of this run lie on a line with the new one: accuracy against the norm of the predictions",
 )
-def nuclear_norm(calibration: Sequence[Side], unlabelled: Side, confidence: float = 0.95) -> Estimate:
+def nuclear_norm(
+    norms: Sequence[float], accuracies: Sequence[float], norm: float, n: int, confidence: float = 0.95
+) -> Estimate:
     """Accuracy read off a line through labelled sets, accuracy against normalised nuclear norm, cut to [0, 1].
 
     x = ||P||_* / sqrt(min(n, K) n) in (0, 1], P the (n, K) probabilities: large where answers are confident and the
@@ -629,24 +630,30 @@ def nuclear_norm(calibration: Sequence[Side], unlabelled: Side, confidence: floa
     unsupervised accuracy estimation", with the labelled sets of this run in place of their synthetic ones. The interval
     is that of a prediction from the line (t distribution): here sets are the units, not images.
 
+    Args:
+        norms: of S labelled sets, see :func:`normalised_nuclear_norm`.
+        accuracies: of the same sets.
+        norm: of the unlabelled set.
+        n: its images.
+        confidence: nominal coverage.
+
     Raises:
         InputError: fewer than four labelled sets, or all have the same norm.
     """
-    if len(calibration) < 4:
-        raise InputError(f"a line through labelled sets needs at least four of them, got {len(calibration)}")
-    x = np.array([normalised_nuclear_norm(s) for s in calibration])
-    y = np.array([s.right.mean() for s in calibration])
+    if len(norms) < 4:
+        raise InputError(f"a line through labelled sets needs at least four of them, got {len(norms)}")
+    x, y = np.asarray(norms, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
     if np.ptp(x) < 1e-12:
         raise InputError("all labelled sets have the same nuclear norm, so there is no line through them")
     fit = linregress(x, y)
-    new, n = normalised_nuclear_norm(unlabelled), len(x)
-    value = fit.intercept + fit.slope * new
-    residual = ((y - fit.intercept - fit.slope * x) ** 2).sum() / (n - 2)
-    around = np.sqrt(residual * (1 + 1 / n + (new - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()))
-    half = student.ppf((1 + confidence) / 2, n - 2) * around
-    told = intervals.label("prediction t", confidence) + f", line through {n} sets"
+    sets = len(x)
+    value = fit.intercept + fit.slope * norm
+    residual = ((y - fit.intercept - fit.slope * x) ** 2).sum() / (sets - 2)
+    around = np.sqrt(residual * (1 + 1 / sets + (norm - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()))
+    half = student.ppf((1 + confidence) / 2, sets - 2) * around
+    told = intervals.label("prediction t", confidence) + f", line through {sets} sets"
     value, low, high = (float(np.clip(v, 0, 1)) for v in (value, value - half, value + half))
-    return Estimate(value, low, high, len(unlabelled), told)
+    return Estimate(value, low, high, n, told)
 
 
 def normalised_nuclear_norm(side: Side) -> float:

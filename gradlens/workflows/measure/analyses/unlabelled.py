@@ -13,6 +13,7 @@ from gradlens.errors import InputError
 from gradlens.figures.estimates import estimates as estimates_figure
 from gradlens.figures.unlabelled import unlabelled as unlabelled_figure
 from gradlens.records import Estimate
+from gradlens.shift.store import safe_stem
 from gradlens.shift.tables import percent
 from gradlens.shift.temperature import fit_temperature
 from gradlens.shift.unlabelled import (
@@ -25,6 +26,7 @@ from gradlens.shift.unlabelled import (
     error_elsewhere,
     errors_by_set,
     estimate,
+    normalised_nuclear_norm,
     nuclear_norm,
     side_of,
     track_record,
@@ -39,6 +41,7 @@ TRACK_RECORD = (
     *("method", "probabilities", "sets", "estimates", "undefined", "mae", "low", "high", "interval"),
     *("bias", "worst", "covered"),
 )
+NO_PROBABILITIES = "needs probabilities, only hard predictions are there"
 ON_A_LINE = 0.5  # R^2 of agreement below which it is said that there is no line
 
 
@@ -92,7 +95,7 @@ def of_subject(subject: Subject) -> Outcome:
         figures=[
             *([("estimates", lambda: estimates_figure(guesses, records))] if _drawable(guesses) else []),
             *(
-                (f"unlabelled-{s.name}", lambda s=s: unlabelled_figure(s.name, guesses, records))
+                (f"unlabelled-{safe_stem(s.name)}", lambda s=s: unlabelled_figure(s.name, guesses, records))
                 for s in evidence.unlabelled
                 if any(g.dataset == s.name and g.estimate.defined for g in guesses)
             ),
@@ -120,44 +123,53 @@ def _answers(subject: Subject, model: str) -> _Answers:
 
 def _alone(m: _Answers, targets: Sequence[str], subject: Subject) -> Iterator[Guess]:
     """What the estimators say that need one model and two sets."""
-    for name, one in ESTIMATORS.items():
-        if one.needs not in ("predictions", "probabilities"):
-            continue
-        kinds = m.kinds() if one.needs == "probabilities" else [("none", 1.0)]
-        for kind, temperature in kinds:
-            for target in targets:
-                side, detail = m.sets[target], ""
+    for kind, temperature in (("none", 1.0), *m.kinds()):
+        needs = "predictions" if kind == "none" else "probabilities"
+        detail = f"temperature {temperature:.4g}" if kind == "calibrated" and temperature is not None else ""
+        here = _scaled(m.in_dist, temperature)
+        for target in targets:
+            # one temperature for both sides: a threshold set on one kind of probabilities means nothing on the other
+            side = _scaled(m.sets[target], temperature).hidden
+            for name, one in ESTIMATORS.items():
+                if one.needs != needs:
+                    continue
                 try:
                     if temperature is None:
-                        raise InputError(m.reason or "needs probabilities, only hard predictions are there")
-                    here = m.in_dist
-                    if one.needs == "probabilities" and side.logits is not None and here.logits is not None:
-                        # one temperature for both sides: a threshold set on one kind means nothing on the other
-                        here, side = here.at(temperature), side.at(temperature)
-                        detail = f"temperature {temperature:.4g}" if kind == "calibrated" else ""
-                    (found,) = estimate(one, here, side.hidden, **_settings(subject))
+                        raise InputError(m.reason or NO_PROBABILITIES)
+                    (found,) = estimate(one, here, side, **_settings(subject))
                 except InputError as err:
                     found = Estimate.undefined(f"not defined: {err}", len(side))
-                yield Guess(m.model, target, name, kind, found, _accuracy(side), len(m.in_dist), detail)
+                yield Guess(m.model, target, name, kind, found, _accuracy(m.sets[target]), len(m.in_dist), detail)
+
+
+def _scaled(side: Side, temperature: float | None) -> Side:
+    return side.at(1.0 if temperature is None else temperature)
 
 
 def _calibrated_on_sets(models: Sequence[_Answers], targets: Sequence[str], subject: Subject) -> Iterator[Guess]:
     """What the nuclear norm says: a line through the labelled sets other than the one it is asked about."""
     for m in models:
+        labelled = {name: s for name, s in {subject.in_dist: m.in_dist, **m.sets}.items() if s.truth is not None}
         for kind, temperature in m.kinds():
-            labelled = {subject.in_dist: m.in_dist, **{name: m.sets[name] for name in subject.probes}}
+            norms = {
+                name: normalised_nuclear_norm(_scaled(s, temperature))
+                for name, s in {**labelled, **m.sets}.items()
+                if len(s) and s.logits is not None and temperature is not None
+            }
             for target in targets:
                 side = m.sets[target]
-                others = [s for name, s in labelled.items() if name != target and len(s)]
+                others = [name for name in labelled if name != target and name in norms]
                 try:
-                    if any(s.logits is None for s in (side, *others)):
-                        raise InputError("needs probabilities, only hard predictions are there")
                     if temperature is None:
-                        raise InputError(m.reason)
-                    if not len(side):
-                        raise InputError("no image")
+                        raise InputError(m.reason or NO_PROBABILITIES)
+                    if target not in norms:
+                        raise InputError(NO_PROBABILITIES if len(side) else "no image")
                     found = nuclear_norm(
-                        [s.at(temperature) for s in others], side.at(temperature).hidden, subject.request.confidence
+                        [norms[name] for name in others],
+                        [_accuracy(labelled[name]) for name in others],
+                        norms[target],
+                        len(side),
+                        subject.request.confidence,
                     )
                 except InputError as err:
                     found = Estimate.undefined(f"not defined: {err}", len(side))
