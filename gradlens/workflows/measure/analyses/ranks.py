@@ -23,6 +23,7 @@ RANKS = (
 RANK_CORRELATION = (
     *("in_dist", "probe", "models", "n_in_dist", "n_probe", "classes", "paired", "tau", "low", "high", "interval"),
 )
+MOST_GROUPS = 6  # that are named in a sentence; the table has all
 
 
 @analysis("ranks", "Ranks", "Which models are told apart on each set, and whether the shift changes their order.")
@@ -216,7 +217,8 @@ def _groups(subject: Subject, told: dict[str, tuple[int, int]], named: dict[str,
     found = []
     several = [g for g in named[subject.in_dist] if len(g) > 1]
     if told[subject.in_dist][0] and several:
-        shown = "; ".join(_some([short[m] for m in g]) for g in several)
+        more = [f"{len(several) - MOST_GROUPS} more groups"] if len(several) > MOST_GROUPS else []
+        shown = "; ".join([_some([short[m] for m in g]) for g in several[:MOST_GROUPS]] + more)
         found.append(f"On {subject.in_dist} these are not told apart: {shown}.")
     first = [f"{p} {len(named[p][0])}" for p in subject.probes if told[p][0]]
     if first:
