@@ -1,29 +1,30 @@
 """Maps of the models on some images of every set, and what is measured of each: what compares explanations starts here.
 
-Images are decoded once and shown to all models. What is kept does not grow with the sets, only with the number of
-images that are compared (``--cam-images``): per image and depth a few numbers, a small pooled map, and of the
-in-distribution images their raw maps, which the same scenes of every probe set are held against.
+Images are decoded once and shown to one model after the other. What is kept does not grow with the sets, only with the
+number of images that are compared (``--cam-images``): what the networks see of each in 8 bits, per depth a few numbers
+and a small pooled map, and, one model after the other, the ranks of its maps in distribution, which those of the same
+scenes are held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor
 
 from gradlens.cam import shape
 from gradlens.cam.engine import Explanation, explain
 from gradlens.cam.localisation import area, energy, network_mask
-from gradlens.cam.measures import spearman
 from gradlens.cam.methods import METHODS
-from gradlens.data.preprocess import to_tensor
+from gradlens.data.preprocess import normalised, to_pixels
 from gradlens.data.sources import ImageSet, decoded
 from gradlens.depths.find import Depths
-from gradlens.errors import ModelError
+from gradlens.errors import DepthError, ModelError
 from gradlens.records import HookPoint, LoadedModel, Skipped
 from gradlens.runtime import Runtime
 from gradlens.shift.explanation_shift import balanced
@@ -33,6 +34,7 @@ from gradlens.workflows.see import depths_of
 
 BATCH = 16  # images per pass when nobody said
 CELLS = 16  # cells a side at most of a pooled map
+COMPARED = 64  # cells a side at most of the enlarged maps whose shape and ranks are compared
 FEWEST_CELLS = 6  # cells a side that a map needs for its place to be told: coarser ones smear over the object's edge
 OF_ONE = ("energy", "object", "excess", "entropy", "spread", "centre-x", "centre-y")
 OF_A_PAIR = ("centre-shift", "map-similarity")
@@ -65,7 +67,8 @@ class Measured:
         values: per measure n arrays (D,); NaN where a map's status is not ``ok`` or there is no mask.
         statuses: n lists of D statuses (:class:`gradlens.records.CamStack`), or why there is no map.
         pooled: per depth n arrays (cells,) of sum 1, NaN where there is no map.
-        raw: per depth n maps (rows, columns); of the in-distribution set only.
+        ranks: per depth n arrays: the ranks of the enlarged map's cells, of mean 0 and length 1, NaN where there is no
+            map or an even one; of the in-distribution set, and only while its model is at work.
     """
 
     depths: tuple[HookPoint, ...] = ()
@@ -73,7 +76,7 @@ class Measured:
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
     statuses: list[list[str]] = field(default_factory=list)
     pooled: list[list[np.ndarray]] = field(default_factory=list)
-    raw: list[list[Tensor]] = field(default_factory=list)
+    ranks: list[list[np.ndarray]] = field(default_factory=list)
 
     @property
     def reading(self) -> int:
@@ -177,40 +180,58 @@ def gather(evidence: Evidence, request: Request, runtime: Runtime) -> Gathered:
     METHODS[request.cam_method]
     compared = comparisons(evidence, request, runtime.seed)
     home = evidence.images[evidence.in_dist.name]
-    depths: dict[str, Depths] = {}
     refused: dict[str, str] = {}
-    for name, network in evidence.networks.items():
-        depths[name] = depths_of(network, runtime)
     result = Gathered(compared, {}, {}, refused, [])
     work: list[tuple[ImageSet, Comparison | None, list[int]]] = [
         (home, None, sorted({i for c in compared for i in c.in_dist}, key=lambda i: home.samples[i].id))
     ]
     work += [(evidence.images[c.probe], c, list(c.images)) for c in compared]
+    seen = _seen(evidence, work, runtime, result.skipped)
     batches = [
-        (images, c, places[start : start + (runtime.batch_size or BATCH)])
+        (images, c, there[start : start + (runtime.batch_size or BATCH)])
         for images, c, places in work
-        for start in range(0, len(places), runtime.batch_size or BATCH)
+        for there in ([i for i in places if (images.name, i) in seen],)
+        for start in range(0, len(there), runtime.batch_size or BATCH)
     ]
-    for images, comparison, places in runtime.progress(batches, "explaining", unit="batch"):
-        shown = list(_read(images, places, runtime, result.skipped))
-        for name, network in evidence.networks.items():
-            if not shown or name in refused:
-                continue
-            try:
-                _measure(network, depths[name], images, comparison, shown, request, runtime, result)
-            except ModelError as err:
-                refused[name] = str(err).partition("\n")[0]
+    for name, network in evidence.networks.items():
+        was = next((p.device for p in network.module.parameters()), torch.device("cpu"))
+        try:
+            depths = depths_of(network, runtime)
+            for images, comparison, places in runtime.progress(batches, f"explaining {name}", unit="batch"):
+                pixels = torch.stack([seen[images.name, i][_geometry(network)] for i in places])
+                _measure(network, depths, images, comparison, places, pixels, request, runtime, result)
+        except (DepthError, ModelError) as err:
+            refused[name] = str(err).partition("\n")[0]
+            result.in_dist.pop(name, None)
+        finally:
+            network.module.to(was)
+            if name in result.in_dist:
+                result.in_dist[name].ranks.clear()
     return result
 
 
-def _read(
-    images: ImageSet, places: Sequence[int], runtime: Runtime, skipped: list[Skipped]
-) -> Iterator[tuple[int, np.ndarray]]:
-    for k, pixels in decoded(images.subset(places), runtime.workers):
-        if isinstance(pixels, Skipped):
-            skipped.append(pixels)
-        else:
-            yield places[k], pixels
+def _geometry(network: LoadedModel) -> tuple[object, ...]:
+    """Models with the same one see the same pixels."""
+    p = network.preprocess
+    return p.input_size, p.interpolation, p.crop_pct, p.crop_mode
+
+
+def _seen(
+    evidence: Evidence,
+    work: Sequence[tuple[ImageSet, Comparison | None, Sequence[int]]],
+    runtime: Runtime,
+    skipped: list[Skipped],
+) -> dict[tuple[str, int], dict[tuple[object, ...], Tensor]]:
+    """By set and place what networks see of an image, uint8 (3, h, w), once per geometry; each is decoded once."""
+    geometries = {_geometry(n): n.preprocess for n in evidence.networks.values()}
+    found: dict[tuple[str, int], dict[tuple[object, ...], Tensor]] = {}
+    for images, _, places in work:
+        for k, pixels in decoded(images.subset(places), runtime=runtime):
+            if isinstance(pixels, Skipped):
+                skipped.append(pixels)
+            else:
+                found[images.name, places[k]] = {g: to_pixels(p, pixels) for g, p in geometries.items()}
+    return found
 
 
 def _measure(
@@ -218,32 +239,39 @@ def _measure(
     depths: Depths,
     images: ImageSet,
     comparison: Comparison | None,
-    shown: Sequence[tuple[int, np.ndarray]],
+    places: Sequence[int],
+    pixels: Tensor,
     request: Request,
     runtime: Runtime,
     result: Gathered,
 ) -> None:
     """Explain one batch of one set and add what is measured to the result."""
     device = runtime.torch_device()
-    places = [i for i, _ in shown]
-    x = torch.stack([to_tensor(network.preprocess, pixels) for _, pixels in shown]).to(device)
+    x = normalised(network.preprocess, pixels.to(device))
     targets, unknown = _targets(network, images, places, request, device)
     with runtime.autocast():
         e = explain(network.module, x, layers="stages", targets=targets, method=request.cam_method, depths=depths)
-    heat = e.heatmaps()[:, 0].transpose(0, 1)  # (D, N, H, W)
     statuses = [list(map(str, row[0])) for row in e.statuses()]
     for n in unknown:
         statuses[n] = ["class unknown to the model"] * len(e.depths)
     sound = torch.tensor([[s == "ok" for s in row] for row in statuses], device=device).T  # (D, N)
-    heat = torch.where(sound[..., None, None], heat, torch.nan)
+    height, width = e.input_size
+    heat, small = (
+        torch.where(sound[..., None, None], e.heatmaps(size)[:, 0].transpose(0, 1), torch.nan)  # (D, N, H, W)
+        for size in (None, (min(COMPARED, height), min(COMPARED, width)))
+    )
+    values = _of_one(network, images, places, heat, small)
+    ranks = _ranks(small)
     if comparison is None:
         own = result.in_dist.setdefault(network.name, Measured(e.depths))
-        _keep_raw(own, e)
+        for d, rows in enumerate(ranks):
+            if len(own.ranks) <= d:
+                own.ranks.append([])
+            own.ranks[d].extend(rows)
     else:
         own = result.probes.setdefault((network.name, comparison.probe), Measured(e.depths))
-    values = _of_one(network, images, places, heat)
-    if comparison is not None and comparison.paired:
-        values |= _of_pairs(result.in_dist[network.name], comparison, places, heat)
+        if comparison.paired:
+            values |= _of_pairs(result.in_dist[network.name], comparison, places, values, ranks)
     for name, table in values.items():
         own.values.setdefault(name, []).extend(table.T.double().cpu().numpy())
     own.images += places
@@ -266,59 +294,52 @@ def _targets(
     return torch.tensor([max(k, 0) for k in columns], device=device), unknown
 
 
-def _of_one(network: LoadedModel, images: ImageSet, places: Sequence[int], heat: Tensor) -> dict[str, Tensor]:
-    """Per measure (D, N)."""
+def _of_one(
+    network: LoadedModel, images: ImageSet, places: Sequence[int], heat: Tensor, small: Tensor
+) -> dict[str, Tensor]:
+    """Per measure (D, N); ``small`` is ``heat`` on fewer cells."""
     masks = [images.mask(i) for i in places]
     nothing = np.zeros(heat.shape[-2:], dtype=bool)
     stacked = torch.stack(
         [torch.from_numpy(nothing) if m is None else network_mask(network.preprocess, m) for m in masks]
     ).to(heat.device)
     on_object, covers = energy(heat, stacked), area(stacked).expand(heat.shape[:2])
-    x, y = shape.centre(heat)
+    x, y = shape.centre(small)
     return {
         "energy": on_object,
         "object": torch.where(torch.isnan(on_object), torch.nan, covers),
         "excess": on_object - covers,
-        "entropy": shape.entropy(heat),
-        "spread": shape.spread(heat),
+        "entropy": shape.entropy(small),
+        "spread": shape.spread(small),
         "centre-x": x,
         "centre-y": y,
     }
 
 
-def _of_pairs(before: Measured, comparison: Comparison, places: Sequence[int], heat: Tensor) -> dict[str, Tensor]:
+def _of_pairs(
+    before: Measured, comparison: Comparison, places: Sequence[int], values: Mapping[str, Tensor], ranks: np.ndarray
+) -> dict[str, Tensor]:
     """Per measure (D, N): each map against the map of the same scene in distribution."""
     partner = dict(zip(comparison.images, comparison.in_dist, strict=True))
     place = {i: n for n, i in enumerate(before.images)}
     rows = [place.get(partner[i], -1) for i in places]  # -1: its image could not be read again
-    shift, alike = torch.full_like(heat[..., 0, 0], torch.nan), torch.full_like(heat[..., 0, 0], torch.nan)
-    there = [n for n, row in enumerate(rows) if row >= 0]
-    x, y = shape.centre(heat)
-    for d in range(len(heat)):
-        if not there:
-            continue
-        raw = torch.stack([before.raw[d][rows[n]] for n in there]).to(heat.device)
-        ok = torch.tensor([before.statuses[rows[n]][d] == "ok" for n in there], device=heat.device)
-        old = torch.where(ok[:, None, None], _enlarged(raw, heat.shape[-2:]), torch.nan)
-        old_x, old_y = shape.centre(old)
-        shift[d, there] = torch.hypot(x[d, there] - old_x, y[d, there] - old_y).to(shift.dtype)
-        alike[d, there] = spearman(old, heat[d, there]).to(alike.dtype)
-    return {"centre-shift": shift, "map-similarity": alike}
+    x, y = (values[name].double().cpu().numpy() for name in ("centre-x", "centre-y"))
+    shift, alike = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
+    for n, row in enumerate(rows):
+        if row >= 0:
+            old_x, old_y = before.values["centre-x"][row], before.values["centre-y"][row]
+            shift[:, n] = np.hypot(x[:, n] - old_x, y[:, n] - old_y)
+            alike[:, n] = [ranks[d, n] @ before.ranks[d][row] for d in range(len(x))]
+    return {"centre-shift": torch.from_numpy(shift), "map-similarity": torch.from_numpy(alike.clip(-1, 1))}
 
 
-def _enlarged(raw: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """(N, H, W): the positive part at the image's size, as :meth:`Explanation.heatmaps` enlarges it."""
-    positive = torch.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)[:, None]
-    top = positive.amax((2, 3), keepdim=True)
-    scaled = torch.where(top > 0, positive / torch.where(top > 0, top, 1.0), 0.0)
-    return F.interpolate(scaled, tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def _keep_raw(own: Measured, e: Explanation) -> None:
-    for d, m in enumerate(e.maps):
-        if len(own.raw) <= d:
-            own.raw.append([])
-        own.raw[d].extend(m[:, 0].float().cpu())
+def _ranks(small: Tensor) -> np.ndarray:
+    """(D, N, cells): ranks of each map's cells, ties at their mean rank, so scaled that a product is Spearman's rho."""
+    flat = small.flatten(2).cpu().numpy()
+    ranks = rankdata(flat, axis=2).astype(np.float32)  # NaN where there is no map
+    ranks -= ranks.mean(axis=2, keepdims=True)
+    length = np.linalg.norm(ranks, axis=2, keepdims=True)
+    return np.divide(ranks, length, out=np.full_like(ranks, np.nan), where=length > 0)
 
 
 def _pooled(e: Explanation, sound: Tensor) -> Iterator[Tensor]:
