@@ -74,7 +74,7 @@ class Outcome:
         notes: what limits them.
         marks: why scores or gaps are not what they seem.
         answers: to a reviewer's questions.
-        not_done: why there is nothing, where that is so; everything else is empty then.
+        not_done: why there is nothing, where that is so; then there are at most answers, which say the same.
     """
 
     tables: Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
