@@ -299,7 +299,7 @@ def _marks(scans: Sequence[_Scan], training: Sequence[TrainingSet]) -> list[str]
         else:
             own = [m for t in training if t.images is not None and t.images.name == s.b.name for m in t.models]
             marks.append(
-                f"{count} are near-duplicates of {s.b.name}, on which {_some(own)} were trained: "
+                f"{count} are near-duplicates of {s.b.name}, on which {_some(own) or 'other models'} were trained: "
                 "their scores there are too good"
             )
     return marks
@@ -348,7 +348,9 @@ def _answer(scans: Sequence[_Scan], training: Sequence[TrainingSet]) -> str:
         own = [s for s in scans if s.kind in ("probe-train", "test-train") and s.b is t.images]
         n_train = own[0].n_b if own else len(t.images)
         says = "as --train says" if t.claimed else "as their cards say"
-        parts.append(f"{t.images.name} ({n_train:,} images; training set of {_some(t.models)}, {says}) was scanned.")
+        parts.append(
+            f"{t.images.name} ({n_train:,} images; training set of {_some(t.models) or 'no model here'}, {says}) was scanned."
+        )
         clean = [s.a.name for s in own if not s.leaked]
         if clean:
             parts.append(f"No near-duplicate of it was found in {', '.join(clean)}: their images are unseen.")
