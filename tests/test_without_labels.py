@@ -149,6 +149,12 @@ def test_findings_speak_of_the_set_without_labels(finished: Measurement) -> None
     outcome = finished.outcomes["unlabelled"]
     assert outcome.findings[0].startswith("web (61 images without labels): trees/")
     assert "labelled probe set of this run" in outcome.findings[0]
+    told = [
+        1 - float(r["fpr95_in_dist_positive"])
+        for r in finished.outcomes["ood"].tables["ood.csv"][1]
+        if (r["probe"], r["score"]) == ("web", "msp")
+    ]
+    assert outcome.findings[1].startswith(f"{100 * np.mean(told):.1f} % of the images of web look less familiar")
     assert any(a.question == 2 and "web" in a.text for a in outcome.answers)
     assert {stem for stem, _ in outcome.figures} == {"estimates", "unlabelled-web"}
     assert "web (61 images" in finished.text

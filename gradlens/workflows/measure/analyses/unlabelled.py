@@ -32,6 +32,7 @@ from gradlens.shift.unlabelled import (
     track_record,
 )
 from gradlens.workflows.measure.analyses.analysis import Answer, Outcome, Subject, analysis
+from gradlens.workflows.measure.analyses.ood import mean_by
 
 ESTIMATES = (
     *("model", "dataset", "method", "probabilities", "estimate", "low", "high", "interval", "n", "n_in_dist"),
@@ -86,7 +87,7 @@ def of_subject(subject: Subject) -> Outcome:
     errors = errors_by_set(guesses)
     records = track_record(guesses, subject.request.confidence, subject.runtime.seed)
     notes = [*(f"{m.model}: no calibrated probabilities ({m.reason})" for m in models if m.reason), *notes]
-    findings = [*_on_unlabelled(subject, guesses, records), *_on_record(guesses, records)]
+    findings = [*_on_unlabelled(subject, guesses, records), *_unfamiliar(subject), *_on_record(guesses, records)]
     return Outcome(
         tables={
             "estimates.csv": (ESTIMATES, [_row(g, errors.get(g.way, {})) for g in guesses]),
@@ -310,6 +311,26 @@ def _on_unlabelled(subject: Subject, guesses: Sequence[Guess], records: Sequence
             f"on average on the {best.sets} labelled probe {_sets(best.sets)} of this run."
         )
     return found
+
+
+def _unfamiliar(subject: Subject) -> list[str]:
+    """How many images of the unlabelled sets look like nothing the models know, beside the labelled probe sets."""
+    told = subject.settled.get("ood")
+    if told is None or "ood.csv" not in told.tables:
+        return []
+    rows = [r for r in told.tables["ood.csv"][1] if r["score"] == "msp"]
+    share = {name: 1 - passing for name, passing in mean_by(rows, "probe", "fpr95_in_dist_positive").items()}
+    labelled = [share[name] for name in subject.probes if name in share]
+    beside = (
+        f"; on the labelled probe sets {percent(min(labelled))} to {percent(max(labelled))} % do" if labelled else ""
+    )
+    return [
+        f"{percent(share[s.name])} % of the images of {s.name} look less familiar than 95 % of "
+        f"those of {subject.in_dist} (largest probability, mean over models){beside}. Every estimate takes each "
+        "image to show a class that the model knows; those that do not are wrong and are counted as if they could be right."
+        for s in subject.evidence.unlabelled
+        if s.name in share
+    ]
 
 
 def _told(g: Guess) -> str:
