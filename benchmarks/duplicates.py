@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from gradlens.data.duplicates import Gathering, Signatures, near_duplicates
+from gradlens.data.duplicates import WINDOWS, Gathering, Signatures, near_duplicates
 from gradlens.data.image_set import ImageSet
 from gradlens.data.sources import open_source
 from gradlens.runtime import Runtime
@@ -162,19 +162,19 @@ def recall(images: ImageSet, n: int, seed: int) -> None:
 def speed(first: str, second: str) -> None:
     sets = [open_source(spec) for spec in (first, second)]
     start = time.process_time()
-    signed = [Signatures.of(s, QUIET) for s in sets]
+    one, other = (Signatures.of(s, QUIET) for s in sets)
     signing = time.process_time() - start
     start = time.process_time()
-    pairs = near_duplicates(*signed, QUIET)
+    pairs = near_duplicates(one, other, QUIET)
     comparing = time.process_time() - start
-    compared = len(signed[0]) * len(signed[1])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(signed[0]):,} x {len(signed[1]):,} images: {compared:,} pairs in {2 * 37} views each")
-    print(f"signatures {signing:8.1f} s of CPU time, {1000 * signing / sum(map(len, signed)):.2f} ms an image")
+    views = 2 * (2 * len(WINDOWS) - 1)
+    print(f"{len(one):,} x {len(other):,} images: {len(one) * len(other):,} pairs in {views} views each")
+    print(f"signatures {signing:8.1f} s of CPU time, {1000 * signing / (len(one) + len(other)):.2f} ms an image")
     print(f"comparison {comparing:8.1f} s of CPU time; {memory:,.0f} MiB resident at most")
     print(f"{sum(p.verified for p in pairs):,} verified pairs, {sum(not p.verified for p in pairs):,} doubtful")
     leaked = {p.a for p in pairs if p.verified}
-    print(f"{len(leaked):,} of {len(signed[0]):,} images of {sets[0].name} repeat one of {sets[1].name}")
+    print(f"{len(leaked):,} of {len(one):,} images of {sets[0].name} repeat one of {sets[1].name}")
 
 
 def main() -> None:

@@ -348,9 +348,8 @@ def _answer(scans: Sequence[_Scan], training: Sequence[TrainingSet]) -> str:
         own = [s for s in scans if s.kind in ("probe-train", "test-train") and s.b is t.images]
         n_train = own[0].n_b if own else len(t.images)
         says = "as --train says" if t.claimed else "as their cards say"
-        parts.append(
-            f"{t.images.name} ({n_train:,} images; training set of {_some(t.models) or 'no model here'}, {says}) was scanned."
-        )
+        whose = _some(t.models) or "no model here"
+        parts.append(f"{t.images.name} ({n_train:,} images; training set of {whose}, {says}) was scanned.")
         clean = [s.a.name for s in own if not s.leaked]
         if clean:
             parts.append(f"No near-duplicate of it was found in {', '.join(clean)}: their images are unseen.")
