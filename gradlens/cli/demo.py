@@ -24,8 +24,9 @@ Examples:
 def command(out: Path | None, as_json: bool, runtime: Runtime) -> None:
     """The whole story on the models and images that come with gradlens.
 
-    Layer-wise grids of three models, a grid of all models, the table of generalization gaps with intervals, and
-    index.html, which shows all of it. A few minutes on two cores; needs no network.
+    Layer-wise grids of three models, a grid of all models, the table of generalization gaps with intervals, what
+    swapped backgrounds do to models and to their twins, and index.html, which shows all of it. A few minutes on two
+    cores; needs no network.
     """
     from gradlens.workflows.demo import demo
 
@@ -38,10 +39,14 @@ def command(out: Path | None, as_json: bool, runtime: Runtime) -> None:
                 "page": str(story.page),
                 "figures": [str(p) for p in figures],
                 "shift_eval": story.measurement.document,
+                "shortcut": story.shortcut.document,
             }
         )
         return
     click.echo(story.measurement.text)
+    click.echo("\nWhich models rest on the background?")
+    for finding in story.shortcut.outcomes["shortcut"].findings:
+        click.echo(f"  {finding}")
     click.echo("\nGrids:")
     for path in figures:
         click.echo(f"  {path}")
