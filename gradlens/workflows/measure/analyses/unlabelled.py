@@ -327,7 +327,7 @@ def _unfamiliar(subject: Subject) -> list[str]:
     return [
         f"{percent(share[s.name])} % of the images of {s.name} look less familiar than 95 % of "
         f"those of {subject.in_dist} (largest probability, mean over models){beside}. Every estimate takes each "
-        "image to show a class that the model knows; those that do not are wrong and are counted as if they could be right."
+        "image to show a class that the model knows; those that do not are counted as if they could be right."
         for s in subject.evidence.unlabelled
         if s.name in share
     ]
