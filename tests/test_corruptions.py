@@ -303,12 +303,17 @@ def test_matching_gives_size_quality_and_sharpness() -> None:
     np.testing.assert_array_equal(matched(image, Match()), image)
 
 
-def test_aspect_is_reached_by_cutting_not_by_squeezing() -> None:
+@pytest.mark.parametrize("size", [(120, 60), (60, 120), (30, 90)])
+def test_aspect_is_reached_by_margins_not_by_cutting_or_squeezing(size: tuple[int, int]) -> None:
     image = np.zeros((60, 60, 3), np.uint8)
-    image[20:40, 20:40] = 255  # a square stays a square
-    out = matched(image, Match(size=(60, 30)))[..., 0] > 127
-    rows, columns = np.flatnonzero(out.any(axis=1)), np.flatnonzero(out.any(axis=0))
-    assert len(rows) == len(columns) == 20
+    image[15:45, 15:45] = 255
+    out = matched(image, Match(size=size))[..., 0] > 127
+    assert out.shape == size[::-1]
+    side = min(size)
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    middle = out[top : top + side, left : left + side]  # the whole picture, as square as it was
+    rows, columns = np.flatnonzero(middle.any(axis=1)), np.flatnonzero(middle.any(axis=0))
+    assert len(rows) == len(columns) == side // 2
 
 
 def test_what_is_drawn_for_an_image_does_not_depend_on_others() -> None:

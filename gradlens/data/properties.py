@@ -145,7 +145,7 @@ class Match:
     """What is done to one image so that it becomes like another; nothing where a field is ``None``.
 
     Attributes:
-        size: (width, height) to bring it to, cut to that aspect about the middle first.
+        size: (width, height) to bring it to, with mirrored margins that give it that aspect first.
         sharpness: to bring it down to.
         codec: (codec, tables, subsampling) to pass it through.
     """
@@ -192,9 +192,10 @@ def matched(image: np.ndarray, how: Match) -> np.ndarray:
 def _sized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     h, w = image.shape[:2]
     if abs(w / h / (width / height) - 1) > NEAR:
-        keep_w, keep_h = min(w, max(1, round(h * width / height))), min(h, max(1, round(w * height / width)))
-        top, left = (h - keep_h) // 2, (w - keep_w) // 2
-        image = np.ascontiguousarray(image[top : top + keep_h, left : left + keep_w])
+        # cut to the aspect it would lose what it shows, and squeezed its shapes
+        more_w, more_h = max(0, round(h * width / height) - w), max(0, round(w * height / width) - h)
+        left, top = more_w // 2, more_h // 2
+        image = cv2.copyMakeBorder(image, top, more_h - top, left, more_w - left, cv2.BORDER_REFLECT)
     smaller = width * height < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
