@@ -85,7 +85,11 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
                     elinewidth=0.6,
                 )
             value, low, high = rho.get(probes[k], (math.nan,) * 3)
-            told = f"  Spearman {value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−") if math.isfinite(value) else ""
+            told = (
+                f"moved and lost: Spearman {value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+                if math.isfinite(value)
+                else ""
+            )
             ax.set_title(titles[probes[k]], fontsize=7.5)
             ax.text(0.98, 0.97, told, transform=ax.transAxes, fontsize=5.5, ha="right", va="top", color="#444444")
             ax.axvline(0, color="#bbbbbb", lw=0.6, zorder=0)
@@ -115,6 +119,8 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
         width = max(2.6, style.PAGE_WIDTH * columns / 5)
         figure = Figure(figsize=(width, rows * 1.35 + (0.75 if columns > 4 else 1.0)))
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        ends = (max(c.in_dist, c.probe, c.in_dist + c.high) for c in (level.energy for level in levels))
+        top = max(*(level.chance_in_dist for level in levels), *ends)
         for k, ax in enumerate(axes.flat):
             if k >= len(models):
                 ax.set_visible(False)
@@ -133,7 +139,7 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
             ax.set_title(names[models[k]], fontsize=7)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlim(0.6, len(own) + 0.4)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.06 * top)
         handles = [
             Line2D([], [], color=_BEFORE, marker="o", ms=3, label=style.short(in_dist)),
             Line2D([], [], color=_AFTER, marker="s", ms=3, label=f"{shown} (bars: interval of the change)"),

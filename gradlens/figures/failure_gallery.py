@@ -81,8 +81,8 @@ def failure_gallery(rows: Sequence[FailureRow], columns: Sequence[str], title: s
             lines = [short(row.name, 18), *(short(text, 24) for text in row.notes)]
             for k, text in enumerate(lines):
                 middle = y + cell / 2 + 0.115 * (k - (len(lines) - 1) / 2)
-                look = {"fontsize": 7, "color": "black"} if k == 0 else {"fontsize": 5.2, "color": _GREY}
-                ax.text(_NAMES - 0.07, middle, text, ha="right", va="center", **look)
+                size, color = (7.0, "black") if k == 0 else (5.2, _GREY)
+                ax.text(_NAMES - 0.07, middle, text, ha="right", va="center", fontsize=size, color=color)
             for j, one in enumerate(row.shown):
                 if one is not None:
                     _draw(ax, one, _NAMES + j * (cell + _GAP), y, cell)

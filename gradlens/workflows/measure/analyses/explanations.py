@@ -107,6 +107,8 @@ def explanations(subject: Subject) -> Outcome:
             if (model, c.probe) not in gathered.probes:
                 continue
             sides = _Sides(subject, gathered, c, model)
+            if not all(sides.rows()):  # no image of one side could be read again, which the notes say
+                continue
             changes += sides.changes()
             images += sides.images()
             flips += sides.flips() if c.paired else []
