@@ -28,7 +28,7 @@ def corruption_sheet(
     """
     groups: list[tuple[str, Sequence[np.ndarray]]] = [("clean", [clean]), *corrupted.items()]
     per_group = max(1, len(severities))
-    columns = max(1, min(len(groups), 12 // per_group if per_group <= 6 else 1))
+    columns = max(1, min(len(groups), 6, 12 // per_group))  # a group is wide enough for its name
     rows = math.ceil(len(groups) / columns)
     with paper():
         wide = (PAGE_WIDTH - 0.12 - (columns - 1) * _BETWEEN) / columns
@@ -40,7 +40,8 @@ def corruption_sheet(
         ax = figure.add_axes((0, 0, 1, 1))
         ax.axis("off")
         told = ", ".join(map(str, severities))
-        ax.text(0.06, 0.13, f"{short(title, 60)}: severities {told}", fontsize=8.5, va="center", weight="bold")
+        word = "severity" if len(severities) == 1 else "severities"
+        ax.text(0.06, 0.13, f"{short(title, 60)}: {word} {told}", fontsize=8.5, va="center", weight="bold")
         for i, (name, images) in enumerate(groups):
             left = 0.06 + (i % columns) * (wide + _BETWEEN)
             top = 0.3 + (i // columns) * (tall + _TITLE + 0.05)

@@ -196,8 +196,8 @@ def _findings(
     means = [e for e in errors if e.corruption == MEAN]
     single = [e for e in errors if e.corruption != MEAN]
     kinds = len({e.corruption for e in single})
-    at = ", ".join(map(str, levels))
-    under = f"Under {kinds} corruptions at severities {at}" if kinds > 1 else f"Under {single[0].corruption} at {at}"
+    at = ("severity " if len(levels) == 1 else "severities ") + ", ".join(map(str, levels))
+    under = f"Under {f'{kinds} corruptions' if kinds > 1 else single[0].corruption.replace('_', ' ')} at {at}"
     best, worst = (f(means, key=lambda e: (e.error.value, e.model)) for f in (min, max))
     wrong = dict(zip(subject.models, 1 - clean.mean(axis=0), strict=True))
 
