@@ -80,9 +80,13 @@ class Measured:
 
     @property
     def reading(self) -> int:
-        """The depth that findings are read at: the deepest with at least 6 by 6 cells, the last where none has."""
+        """The depth that findings are read at: the deepest with at least 6 by 6 cells and a usable map of half the images.
+
+        Asked of the in-distribution side; the last depth where none has as many cells.
+        """
         fine = [d for d, p in enumerate(self.depths) if min(p.shape[1:]) >= FEWEST_CELLS]
-        return fine[-1] if fine else len(self.depths) - 1
+        usable = [d for d in fine if not self.statuses or self.ok()[:, d].mean() >= 0.5]
+        return (usable or fine or [len(self.depths) - 1])[-1]
 
     def table(self, measure: str) -> np.ndarray:
         """(n, D) values of a measure."""

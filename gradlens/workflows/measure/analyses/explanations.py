@@ -4,8 +4,8 @@ What is compared: maps of one method (``--cam-method``, default Grad-CAM) of the
 true``: of the true one) at every stage of every model, on up to ``--cam-images`` images of each set. When a
 prediction flips, the predicted class's map is another class's map: part of its movement is then the flip itself;
 ``true`` holds the class fixed. The findings, the tables by image and the associations are read at one depth of each
-model, the deepest whose maps have at least 6 by 6 cells (the last where none has). A map whose status is not ``ok``
-(:class:`gradlens.records.CamStack`) is counted as blank and nowhere else.
+model, the deepest with at least 6 by 6 cells and a usable map of half of the images in distribution (the last where
+none has). A map whose status is not ``ok`` (:class:`gradlens.records.CamStack`) is counted as blank and nowhere else.
 
 The words of the findings, of the change of the share of the map on the object less what a map that knows nothing would
 have there (``excess``):
@@ -413,8 +413,10 @@ def _alike(subject: Subject, changes: Sequence[Row], probe: str, models: Sequenc
     """Whose maps move most and least on a probe set."""
     measure, alike = _moved(changes, probe)
     own = sorted((m for m in models if math.isfinite(alike[m].probe)), key=lambda m: (alike[m].probe, m))
+    without = [m for m in models if m not in own]
+    blank = f" No usable map: {', '.join(without)}." if without else ""
     if not own:
-        return ""
+        return f"{probe}:{blank}"
     lost = losses(subject, probe)
 
     def told(model: str) -> str:
@@ -429,8 +431,8 @@ def _alike(subject: Subject, changes: Sequence[Row], probe: str, models: Sequenc
         else f"correlation of the classes' mean maps, {alike[own[0]].n} images"
     )
     if len(own) == 1:
-        return f"{probe}: likeness of {told(own[0])} to its maps in distribution ({what})."
-    return f"{probe}: the maps of {told(own[0])} move most and those of {told(own[-1])} least ({what})."
+        return f"{probe}: likeness of {told(own[0])} to its maps in distribution ({what}).{blank}"
+    return f"{probe}: the maps of {told(own[0])} move most and those of {told(own[-1])} least ({what}).{blank}"
 
 
 def _on_object(changes: Sequence[Row], probe: str, models: Sequence[str]) -> str:
