@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import sys
@@ -11,11 +12,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gradlens.errors import GradlensError, InstallationError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 T = TypeVar("T")
@@ -167,6 +169,26 @@ def cache_dir() -> Path:
     place = Path(given) if given else Path(platformdirs.user_cache_dir("gradlens"))
     place.mkdir(parents=True, exist_ok=True)
     return place
+
+
+def scratch(shape: tuple[int, ...], dtype: Any, folder: Path | None = None) -> np.ndarray:
+    """An array in an unnamed file, which the system may page out: for what would fill the memory.
+
+    The room is reserved at once, because a disk that fills up later ends the process without a word.
+
+    Args:
+        shape, dtype: of the array; its values are zero.
+        folder: where; the system's own place for such files if ``None``.
+
+    Raises:
+        OSError: there is no room.
+    """
+    import numpy as np
+
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape)) * np.dtype(dtype).itemsize)
+        return np.memmap(file, dtype, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
 
 UNFINISHED = ".part-"

@@ -194,3 +194,29 @@ def test_no_warning_at_the_ends() -> None:
             intervals.clopper_pearson(k, n)
             intervals.wilson(k, n)
             intervals.newcombe(k, n, n - k, n)
+
+
+@pytest.mark.parametrize(("in_memory", "in_file"), [(0, 2**30), (0, 0)])
+def test_draws_are_the_same_in_memory_in_a_file_and_made_anew(
+    monkeypatch: pytest.MonkeyPatch, in_memory: int, in_file: int
+) -> None:
+    columns = np.random.default_rng(0).normal(size=(300, 4))
+    expected = np.concatenate(list(intervals.resample_units(columns, 700, seed=3)))
+    monkeypatch.setattr(intervals, "_KEPT_DRAWS", in_memory)
+    monkeypatch.setattr(intervals, "_FILED_DRAWS", in_file)
+    intervals._kept_draws.cache_clear()
+    found = np.concatenate(list(intervals.resample_units(columns, 700, seed=3)))
+    assert intervals._kept_draws.cache_info().currsize == (in_file > 0)
+    np.testing.assert_array_equal(found, expected)
+    intervals._kept_draws.cache_clear()
+
+
+def test_a_full_disk_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> np.ndarray:
+        raise OSError(28, "No space left on device")
+
+    columns = np.ones((50, 1))
+    monkeypatch.setattr(intervals, "_KEPT_DRAWS", 0)
+    monkeypatch.setattr(intervals, "scratch", full)
+    intervals._kept_draws.cache_clear()
+    assert all((sums == 50).all() for sums in intervals.resample_units(columns, 20))

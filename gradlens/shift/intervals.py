@@ -24,10 +24,13 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from gradlens.runtime import scratch
+
 Interval = tuple[float, float]
 """(low, high)."""
 
 _KEPT_DRAWS = 2**26  # bytes of one kept set of draws: 6,700 images with 10,000 resamples
+_FILED_DRAWS = 2**29  # bytes of one kept set of draws in a file: 53,000 images with 10,000 resamples
 _CHUNK = 2**22  # draws made at once where they are not kept; bounds the memory
 
 
@@ -150,11 +153,30 @@ def _draws(n: int, resamples: int, seed: int, stream: int) -> Iterator[np.ndarra
 
 @lru_cache(maxsize=2)  # all models of a run share the draws of an image set
 def _kept_draws(n: int, resamples: int, seed: int, stream: int) -> np.ndarray:
-    return np.concatenate([draws.astype(np.uint8) for draws in _draws(n, resamples, seed, stream)])
+    """(resamples, n) uint8; in a file where they are many."""
+    shape = resamples, n
+    kept = np.empty(shape, np.uint8) if is_small(n, resamples) else scratch(shape, np.uint8)
+    start = 0
+    for draws in _draws(n, resamples, seed, stream):
+        kept[start : start + len(draws)] = draws
+        start += len(draws)
+    return kept
+
+
+def _kept_or_drawn(n: int, resamples: int, seed: int, stream: int) -> Iterator[np.ndarray]:
+    """Draws, chunk by chunk: those that were kept, or anew where they are too many or there is no room for them."""
+    try:
+        if n * resamples > _FILED_DRAWS:
+            raise OSError
+        kept = _kept_draws(n, resamples, seed, stream)
+    except OSError:
+        return _draws(n, resamples, seed, stream)
+    rows = max(1, _CHUNK // n)
+    return (kept[start : start + rows] for start in range(0, resamples, rows))
 
 
 def is_small(n: int, resamples: int) -> bool:
-    """Whether the draws of :func:`resample_units` are kept from call to call; :func:`resample_cells` is then slower."""
+    """Whether the draws of :func:`resample_units` stay in memory; :func:`resample_cells` is then slower."""
     return n * resamples <= _KEPT_DRAWS
 
 
@@ -172,14 +194,7 @@ def resample_units(columns: Any, resamples: int, seed: int = 0, stream: int = 0)
     Yields:
         (b, m) sums of the next b resamples.
     """
-    n = columns.shape[0]
-    if is_small(n, resamples):
-        kept = _kept_draws(n, resamples, seed, stream)
-        rows = max(1, _CHUNK // n)
-        chunks: Iterator[np.ndarray] = (kept[start : start + rows] for start in range(0, resamples, rows))
-    else:
-        chunks = _draws(n, resamples, seed, stream)
-    for draws in chunks:
+    for draws in _kept_or_drawn(columns.shape[0], resamples, seed, stream):
         yield draws.astype(np.float64) @ columns
 
 

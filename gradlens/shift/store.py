@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ import pyarrow.parquet as pq
 
 from gradlens.errors import InputError
 from gradlens.records import Predictions
-from gradlens.runtime import UNFINISHED, whole_file
+from gradlens.runtime import UNFINISHED, scratch, whole_file
 
 STALE_SECONDS = 86_400.0  # nobody writes one part for a day
 IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
@@ -510,12 +509,9 @@ class Known:
             ids: n ids.
             classes: how many logits an image has.
         """
-        size = len(ids) * classes * 4
-        if size <= IN_MEMORY:
-            found = np.empty((len(ids), classes), np.float32)
-        else:
-            with tempfile.TemporaryFile(dir=self._parts[0].parent) as file:
-                found = np.memmap(file, np.float32, "w+", shape=(len(ids), classes))
+        shape = len(ids), classes
+        large = len(ids) * classes * 4 > IN_MEMORY
+        found = scratch(shape, np.float32, self._parts[0].parent) if large else np.empty(shape, np.float32)
         places = np.array([self._place[image] for image in ids], dtype=np.int64).reshape(len(ids), 2)
         for number, part in enumerate(self._parts):
             wanted = np.flatnonzero(places[:, 0] == number)
