@@ -72,8 +72,8 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
             runtime.say(f"note: {note}")
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
-        leave.draw(run, evidence, found, request, runtime)
-        analyses = leave.write_outcomes(run, outcomes, answers, evidence, request, runtime)
+        analyses = leave.write_outcomes(run, outcomes, answers)
+        leave.draw(run, evidence, found, outcomes, request, runtime)
         ended = time.perf_counter()
         timings = {
             **evidence.timings,

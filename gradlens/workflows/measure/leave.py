@@ -219,8 +219,17 @@ def write_predictions(run: RunFolder, evidence: Evidence) -> None:
         store.write(run.file(f"predictions/{name}"), evidence.predictions[model, dataset], about)
 
 
-def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, runtime: Runtime) -> None:
-    """The figures, each as PNG (300 dpi) and PDF: gaps as a heat map, accuracy against accuracy, confusion matrices."""
+def draw(
+    run: RunFolder,
+    evidence: Evidence,
+    found: Findings,
+    outcomes: Mapping[str, Outcome],
+    request: Request,
+    runtime: Runtime,
+) -> None:
+    """The figures, each as PNG (300 dpi) and PDF: gaps as a heat map, accuracy against accuracy, confusion matrices,
+    and those of the analyses.
+    """
     figures: list[tuple[str, Callable[[], Figure]]] = []
     gaps = [g for g in found.gaps if g.metric == "accuracy" and g.label_space == "shared"]
     if any(g.gap.defined for g in gaps):
@@ -232,6 +241,7 @@ def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, 
         panels = [metrics.on_classes(evidence.predictions[m, s]) for s in sets]
         stem = "confusion-" + store.safe_stem(m)
         figures.append((stem, lambda panels=panels: confusion.confusion(panels)))  # type: ignore[misc]
+    figures += [figure for outcome in outcomes.values() for figure in outcome.figures]
     provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
     for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
         for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
@@ -239,25 +249,14 @@ def draw(run: RunFolder, evidence: Evidence, found: Findings, request: Request, 
 
 
 def write_outcomes(
-    run: RunFolder,
-    outcomes: Mapping[str, Outcome],
-    answers: Sequence[Mapping[str, Any]],
-    evidence: Evidence,
-    request: Request,
-    runtime: Runtime,
+    run: RunFolder, outcomes: Mapping[str, Outcome], answers: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The tables and figures of the analyses and ``questions.csv``; returns what ``run.json`` says of them."""
+    """The tables of the analyses and ``questions.csv``; returns what ``run.json`` says of them."""
     tables.write_csv(run.file("questions.csv"), questions.COLUMNS, answers)
-    provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
     told = []
     for name, outcome in outcomes.items():
         for file, (header, rows) in outcome.tables.items():
             tables.write_csv(run.file(file), header, rows)
-        stems = []
-        for stem, figure in runtime.progress(outcome.figures, f"drawing {name}", unit="figure"):
-            stems.append(stem)
-            for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
-                run.add(path)
         told.append(
             {
                 "name": name,
@@ -266,7 +265,7 @@ def write_outcomes(
                 "findings": list(outcome.findings),
                 "notes": list(outcome.notes),
                 "tables": list(outcome.tables),
-                "figures": stems,
+                "figures": [stem for stem, _ in outcome.figures],
                 "not_done": outcome.not_done,
             }
         )

@@ -1,33 +1,24 @@
-"""What a shift evaluation says beyond scores and gaps: one file per analysis, done in the order of the imports below.
+"""What a shift evaluation says beyond scores and gaps: one file per analysis.
 
-To add one, write a function under ``@analysis`` in a file of its own here, and import it below. What it writes
+To add one, write a function under ``@analysis`` in a file of its own here, and name the file below. What it writes
 (tables, figures, findings, answers to a reviewer's questions) is its :class:`Outcome`; the run's folder, the page, the
 terminal and ``--json`` show it without knowing it.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from gradlens.errors import InputError
-from gradlens.workflows.measure.analyses import (  # noqa: F401
-    calibration,
-    controls,
-    corruptions,
-    drift,
-    explanations,
-    factors,
-    failures,
-    label_noise,
-    leakage,
-    lines,
-    luck,
-    ood,
-    ranks,
-    severity,
-    shortcut,
-    unlabelled,
-)
 from gradlens.workflows.measure.analyses.analysis import ANALYSES, Analysis, Answer, Outcome, Subject
 from gradlens.workflows.measure.evidence import Request
+
+# in the order they are done and told: where the models look, what changed, which model, how sure, which images
+for _file in (
+    *("explanations", "shortcut", "factors", "severity", "controls", "corruptions", "ranks", "lines", "luck"),
+    *("calibration", "ood", "unlabelled", "drift", "leakage", "label_noise", "failures"),
+):
+    import_module(f"{__name__}.{_file}")
 
 __all__ = ["ANALYSES", "Analysis", "Answer", "Outcome", "Subject", "analyse", "chosen"]
 
