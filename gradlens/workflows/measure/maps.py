@@ -80,7 +80,7 @@ class Measured:
 
     @property
     def reading(self) -> int:
-        """The depth that findings are read at: the deepest with at least 6 by 6 cells and a usable map of half the images.
+        """The depth that findings are read at: the deepest with 6 by 6 cells and a usable map of half the images.
 
         Asked of the in-distribution side; the last depth where none has as many cells.
         """

@@ -463,7 +463,7 @@ def _within(flips: Sequence[Mapping[str, Any]]) -> str:
     if not own:
         return ""
     more = [r for r in own if r["p_holm"] < 0.05 and r["auroc"] > 0.5]
-    best = max(own, key=lambda r: (r["auroc"], r["model"], r["probe"]))
+    best = max(own, key=lambda r: (r["auroc_low"], r["model"], r["probe"]))
     return (
         f"Within models, maps of images that flipped from right to wrong moved further than those that stayed right in "
         f"{len(more)} of {len(own)} comparisons of a model and a probe set (Mann-Whitney, Holm over "
