@@ -85,20 +85,21 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
                     elinewidth=0.6,
                 )
             value, low, high = rho.get(probes[k], (math.nan,) * 3)
-            told = (
-                f"moved and lost: Spearman {value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
-                if math.isfinite(value)
-                else ""
-            )
+            told = f"ρ {value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−") if math.isfinite(value) else ""
             ax.set_title(titles[probes[k]], fontsize=7.5)
-            ax.text(0.98, 0.97, told, transform=ax.transAxes, fontsize=5.5, ha="right", va="top", color="#444444")
+            ax.set_title(told, loc="right", fontsize=5.5, color="#444444")
             ax.axvline(0, color="#bbbbbb", lw=0.6, zorder=0)
             ax.axhline(0, color="#bbbbbb", lw=0.6, zorder=0)
             if k + columns >= len(probes):
                 ax.tick_params(labelbottom=True)
         handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(per_line, len(models)), handletextpad=0.1)
-        figure.supxlabel("accuracy lost (percentage points)", fontsize=7.5)
+        said = (
+            "; ρ: Spearman's, of movement (1 − likeness) and loss"
+            if any(map(math.isfinite, sum(rho.values(), ())))
+            else ""
+        )
+        figure.supxlabel(f"accuracy lost (percentage points){said}", fontsize=7.5)
         figure.supylabel("likeness to the maps in distribution", fontsize=7.5)
     return figure
 
