@@ -22,7 +22,7 @@ from gradlens.data import probe_sets
 from gradlens.records import Preprocess
 from gradlens.runtime import Runtime
 from gradlens.shift import predict as predict_module
-from gradlens.workflows.measure import Request, leave, shift_eval
+from gradlens.workflows.measure import ANALYSES, Request, leave, shift_eval
 from gradlens.workflows.measure.computed import image_sets
 from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
@@ -457,6 +457,19 @@ def bad(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "a data set the file has not": (["--predictions", tmp_path / "q.csv", "--in-dist", "dd"], "did you mean 'd'"),
         "no in-distribution set": (["--predictions", tmp_path / "q.csv"], "expected --in-dist"),
         "no such file": (["--predictions", tmp_path / "none.csv"], "no such file"),
+        "an analysis nobody knows": ([*options(tmp_path / "r"), "--with", "drft"], "did you mean 'drift'"),
+        "an analysis that needs networks": (
+            ["--predictions", tmp_path / "q.csv", "--in-dist", "d", "--with", "drift"],
+            "--with drift needs networks",
+        ),
+        "a map nobody knows": (
+            [*options(tmp_path / "r"), "--with", "explanations", "--cam-method", "gradcm"],
+            "did you mean 'gradcam'",
+        ),
+        "a corruption nobody knows": (
+            [*options(tmp_path / "r"), "--with", "corruptions", "--corruption", "fogg"],
+            "did you mean 'fog'",
+        ),
         "random weights": (
             ["--model", "torchvision:resnet18", "--in-dist", "web", "--offline"],
             "weights",
@@ -477,6 +490,10 @@ def bad(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "a data set the file has not",
         "no in-distribution set",
         "no such file",
+        "an analysis nobody knows",
+        "an analysis that needs networks",
+        "a map nobody knows",
+        "a corruption nobody knows",
         "random weights",
     ],
 )
@@ -668,3 +685,48 @@ def test_predictions_as_csv_are_the_same(shared_data: Path, tmp_path: Path, run:
         assert run("--predictions", file, *args, "--out", tmp_path / name).code == 0
     for name in TABLES:
         assert (tmp_path / "csv" / name).read_bytes() == (tmp_path / "parquet" / name).read_bytes()
+
+
+# ------------------------------------------------------------------------------------------- analyses and questions
+
+
+def test_every_analysis_is_told_in_run_json_and_its_files_are_there(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = finished
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    free = [a.name for a in ANALYSES.values() if a.cost == "none"]
+    assert [a["name"] for a in about["analyses"]] == free
+    assert document["analyses"] == about["analyses"]
+    for one in about["analyses"]:
+        assert bool(one["not_done"]) != bool(one["tables"])
+        for name in one["tables"]:
+            assert read(folder / name) is not None
+            assert name in about["files"]
+        for stem in one["figures"]:
+            assert (folder / "figures" / f"{stem}.png").is_file()
+            assert (folder / "figures" / f"{stem}.pdf").is_file()
+
+
+def test_the_ten_questions_are_all_answered_or_refused(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    rows = read(folder / "questions.csv")
+    assert [int(r["question"]) for r in rows] == list(range(1, 11))
+    for row in rows:
+        assert row["asked"].endswith("?")
+        assert row["answer"]
+        assert all((folder / name).is_file() for name in row["files"].split())
+    by_number = {int(r["question"]): r["answer"] for r in rows}
+    assert "4 shared classes only, no raw gap" in by_number[1]  # web has four of the six
+    assert "trees-dark: the same classes" in by_number[1]
+    assert "detectable with 80 % power" in by_number[2]
+    assert "not answered by this run" in by_number[3]
+    assert "leakage" in by_number[3]
+    assert "Top-5 is defined" in by_number[5]
+    assert "Holm" in by_number[6]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_top_k_of_few_classes_is_refused_in_the_answers(here: Path, tmp_path: Path, run: Run) -> None:
+    result = run(*options(tmp_path / "r", "--top-k", 6, "--model", "trees/one", "--quiet"))
+    assert result.code == 0
+    answers = {r["question"]: r["answer"] for r in read(tmp_path / "r" / "questions.csv")}
+    assert "undefined for 2 models (top-6 of 6 classes)" in answers["5"]

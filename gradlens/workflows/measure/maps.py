@@ -20,7 +20,6 @@ from torch import Tensor
 from gradlens.cam import shape
 from gradlens.cam.engine import Explanation, explain
 from gradlens.cam.localisation import area, energy, network_mask
-from gradlens.cam.methods import METHODS
 from gradlens.data.preprocess import normalised, to_pixels
 from gradlens.data.sources import ImageSet, decoded
 from gradlens.depths.find import Depths
@@ -176,12 +175,7 @@ class Gathered:
 
 
 def gather(evidence: Evidence, request: Request, runtime: Runtime) -> Gathered:
-    """Make and measure the maps of every model on every comparison's images.
-
-    Raises:
-        NotFoundError: no CAM method of that name.
-    """
-    METHODS[request.cam_method]
+    """Make and measure the maps of every model on every comparison's images."""
     compared = comparisons(evidence, request, runtime.seed)
     home = evidence.images[evidence.in_dist.name]
     refused: dict[str, str] = {}

@@ -27,7 +27,7 @@ def chosen(request: Request) -> list[Analysis]:
     """The analyses that a request wants: those that cost nothing, and those it names.
 
     Raises:
-        NotFoundError: it names one that nobody knows.
+        NotFoundError: it names one that nobody knows, or an option of one names what nobody knows.
         InputError: it names one that needs images or networks where only predictions are given.
     """
     asked = {ANALYSES[name].name for name in request.analyses if name != "all"}
@@ -38,7 +38,10 @@ def chosen(request: Request) -> list[Analysis]:
             )
     if "all" in request.analyses:
         asked = {a.name for a in ANALYSES.values() if a.cost == "none" or not request.predictions}
-    return [a for a in ANALYSES.values() if a.cost == "none" or a.name in asked]
+    wanted = [a for a in ANALYSES.values() if a.cost == "none" or a.name in asked]
+    for a in wanted:
+        a.check(request)
+    return wanted
 
 
 def analyse(subject: Subject) -> dict[str, Outcome]:

@@ -97,6 +97,7 @@ class Analysis:
         cost: ``"none"`` (from predictions and what the sets say about their images; always done), ``"images"`` (decodes
             images) or ``"networks"`` (runs models again); the last two are done when ``--with`` asks for them.
         of: the function itself.
+        check: raises where its options make no sense, before anything is run.
     """
 
     name: str
@@ -104,18 +105,24 @@ class Analysis:
     what: str
     cost: Cost
     of: Callable[[Subject], Outcome]
+    check: Callable[[Request], object]
 
 
 ANALYSES: Registry[Analysis] = Registry("analysis")
 
 
 def analysis(
-    name: str, title: str, what: str, *, cost: Cost = "none"
+    name: str,
+    title: str,
+    what: str,
+    *,
+    cost: Cost = "none",
+    check: Callable[[Request], object] = lambda _: None,
 ) -> Callable[[Callable[[Subject], Outcome]], Callable[[Subject], Outcome]]:
     """File a function as an analysis."""
 
     def file(function: Callable[[Subject], Outcome]) -> Callable[[Subject], Outcome]:
-        ANALYSES.register(name)(Analysis(name, title, what, cost, function))
+        ANALYSES.register(name)(Analysis(name, title, what, cost, function, check))
         return function
 
     return file

@@ -17,6 +17,7 @@ from gradlens.shift.corruption_error import MEAN, CorruptionError, corruption_er
 from gradlens.shift.severity import by_severity
 from gradlens.shift.sides import Sides, sides_of
 from gradlens.workflows.measure.analyses.analysis import Outcome, Subject, analysis
+from gradlens.workflows.measure.evidence import Request
 
 CORRUPTION = (
     *("model", "in_dist", "corruption", "family", "severity", "n", "error", "low", "high", "interval"),
@@ -29,11 +30,19 @@ MCE = (
 )
 
 
+def _known(request: Request) -> None:
+    for name in request.corruptions:
+        CORRUPTIONS[name]
+    if not request.severities or not set(request.severities) <= set(SEVERITIES):
+        raise InputError(f"expected severities out of {SEVERITIES}, got {request.severities}")
+
+
 @analysis(
     "corruptions",
     "Common corruptions",
     "Noise, blur, weather and compression on the in-distribution images, and the corruption error against a model.",
     cost="networks",
+    check=_known,
 )
 def of_subject(subject: Subject) -> Outcome:
     """Errors under each corruption and severity, and mCE against a reference model scored in this run."""
@@ -41,8 +50,6 @@ def of_subject(subject: Subject) -> Outcome:
     names = request.corruptions or tuple(CORRUPTIONS)
     found = {name: CORRUPTIONS[name] for name in names}
     levels = tuple(sorted(set(request.severities)))
-    if not levels or not set(levels) <= set(SEVERITIES):
-        raise InputError(f"expected severities out of {SEVERITIES}, got {levels}")
     reference = _reference(subject)
     under = _scored(subject, tuple(found), levels)
     common = sorted(set.intersection(*(set(s.ids1) for s in under.values())))

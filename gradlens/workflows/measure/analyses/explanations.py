@@ -36,6 +36,7 @@ from gradlens.shift.explanation_shift import (
 )
 from gradlens.shift.pairs import holm
 from gradlens.workflows.measure.analyses.analysis import Outcome, Subject, analysis
+from gradlens.workflows.measure.evidence import Request
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,12 +84,20 @@ class Row:
     read: bool
 
 
+def _known_method(request: Request) -> None:
+    import gradlens.cam.engine  # noqa: F401  # with all methods registered; needs torch
+    from gradlens.cam.methods import METHODS
+
+    METHODS[request.cam_method]
+
+
 @analysis(
     "explanations",
     "Where the models look",
     "How class activation maps move between in-distribution and probe images of the same class, per model and depth, "
     "and whether that goes with errors.",
     cost="networks",
+    check=_known_method,
 )
 def explanations(subject: Subject) -> Outcome:
     """Compare the maps of every model on every probe set with those in distribution (see the module's head)."""
