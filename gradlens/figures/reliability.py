@@ -52,7 +52,7 @@ def reliability(curves: Sequence[Reliability], in_dist: str) -> Figure:
             Line2D([], [], color=_COLORS[1], marker="s", ms=4, label="probe set with the largest error"),
             Line2D([], [], color="#666666", marker="o", ms=4, mfc="white", ls="--", label="before temperature scaling"),
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3 if columns > 1 else 1)
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns)
         figure.supxlabel("Mean confidence of the bin (%)", fontsize=7.5)
         figure.supylabel("Accuracy of the bin (%)", fontsize=7.5)
     return figure

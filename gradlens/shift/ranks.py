@@ -164,6 +164,10 @@ def tau(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(agree, np.sqrt(product), out=np.full(agree.shape, math.nan), where=product > 0)
 
 
+FEWEST = 3
+"""Models that a rank correlation needs."""
+
+
 def tau_interval(
     first: np.ndarray, second: np.ndarray, drawn0: np.ndarray, drawn1: np.ndarray, confidence: float = 0.95
 ) -> Estimate:
@@ -177,6 +181,8 @@ def tau_interval(
         drawn0, drawn1: (B, M) scores in resamples.
         confidence: nominal coverage.
     """
+    if len(first) < FEWEST:
+        return Estimate.undefined(f"not defined: tau of {len(first)} models can only be -1 or 1", len(first))
     point = float(tau(first, second))
     if math.isnan(point):
         return Estimate.undefined("not defined: all models score the same on one side", len(first))

@@ -277,22 +277,27 @@ def _verdicts(subject: Subject, one: _Pairs, judged: Mapping[tuple[str, str], Sw
     """Who rests on the background, in one sentence."""
     own = {m: judged[m, one.probe] for m in subject.models}
     parts = []
-    for verdict in ("rests on the background", "does not rest on the background", "undecided"):
+    for verdict, (few, many) in {
+        "rests on the background": ("rests on it", "rest on it"),
+        "does not rest on the background": ("does not", "do not"),
+        "undecided": ("is undecided", "are undecided"),
+    }.items():
         names = sorted((m for m in own if own[m].verdict == verdict), key=lambda m: (-own[m].loss, m))
         if not names:
             continue
-        shown = [_told(m, own[m]) for m in (names if len(names) <= 3 else [names[0], names[-1]])]
-        count = f"{len(names)} of {len(own)} models"
-        listed = " to ".join(shown) if len(names) > 3 else ", ".join(shown)
-        parts.append(f"{verdict}: {f'{count}, from ' if len(names) > 3 else ''}{listed}")
-    return f"{one.probe} swaps the background and nothing else ({len(one.ids)} pairs). {'; '.join(parts)}."
+        count = f"{len(names)} of {len(own)} models {few if len(names) == 1 else many}"
+        if len(names) > 3:
+            parts.append(f"{count}, from {_told(names[0], own[names[0]])} to {_told(names[-1], own[names[-1]])}")
+        else:
+            parts.append(f"{count}: {', '.join(_told(m, own[m]) for m in names)}")
+    return f"Only the background is another one in {one.probe} ({len(one.ids)} pairs). {'; '.join(parts)}."
 
 
 def _told(model: str, s: Swap) -> str:
     text = f"{model} (loses {number(100 * s.loss, 1)} points {span(100 * s.low, 100 * s.high, 1)}"
     if s.n_lured:
         before, after = f"{100 * s.follows_before:.1f} %", f"{100 * s.follows:.1f} %"
-        text += f", names the new background's class in {after} of the images, in {before} before"
+        text += f" and names the new background's class in {after}, before in {before}"
     return text + ")"
 
 
