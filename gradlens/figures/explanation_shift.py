@@ -120,7 +120,7 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
         width = max(2.6, style.PAGE_WIDTH * columns / 5)
         figure = Figure(figsize=(width, rows * 1.35 + (0.75 if columns > 4 else 1.0)))
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        ends = (max(c.in_dist, c.probe, c.in_dist + c.high) for c in (level.energy for level in levels))
+        ends = (max(c.in_dist, c.probe + c.high - c.change) for c in (level.energy for level in levels))
         top = max(*(level.chance_in_dist for level in levels), *ends)
         for k, ax in enumerate(axes.flat):
             if k >= len(models):

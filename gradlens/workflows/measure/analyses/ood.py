@@ -120,7 +120,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     clearest = max((r for r in own if r["probe"] == most), key=lambda r: r["auroc"])
     text = (
         f"{SCORES[best].title} tells unfamiliar images best (mean AUROC {scores[best]:.2f} over "
-        f"{len({r['model'] for r in own})} models and {len(by_set)} sets): most clearly {most}, {by_set[most]:.2f} "
+        f"{len({r['model'] for r in own})} models and {len(by_set)} {'set' if len(by_set) == 1 else 'sets'}): most clearly {most}, {by_set[most]:.2f} "
         f"({clearest['model']} {clearest['auroc']:.2f} [{clearest['low']:.2f}, {clearest['high']:.2f}])"
     )
     return text + (f", least {least}, {by_set[least]:.2f}." if least != most else ".")

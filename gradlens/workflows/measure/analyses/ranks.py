@@ -174,9 +174,11 @@ def _scenes(
 
 def _main(subject: Subject, told: dict[str, tuple[int, int]], correlations: Sequence[dict[str, Any]]) -> str:
     different, pairs = told[subject.in_dist]
-    both = "The two models are" if pairs == 1 else f"{different} of {pairs} pairs of models are"
-    text = f"{both} told apart on {subject.in_dist} (McNemar, Holm-corrected)"
-    if not different:
+    if pairs == 1:
+        text = f"The two models are {'' if different else 'not '}told apart on {subject.in_dist} (McNemar)"
+    elif different:
+        text = f"{different} of {pairs} pairs of models are told apart on {subject.in_dist} (McNemar, Holm-corrected)"
+    else:
         text = f"No ranking on {subject.in_dist}: none of {pairs} pairs of models is told apart (McNemar, Holm)"
     known = [c for c in correlations if not math.isnan(c["tau"])]
     if known:
@@ -187,7 +189,7 @@ def _main(subject: Subject, told: dict[str, tuple[int, int]], correlations: Sequ
     elif subject.probes:
         most = max(subject.probes, key=lambda p: told[p][0])
         if pairs == 1:
-            text += f"; on {sum(told[p][0] for p in subject.probes)} of {len(subject.probes)} probe sets as well"
+            text += f"; on {sum(told[p][0] for p in subject.probes)} of {len(subject.probes)} probe sets they are"
         else:
             text += f"; on the probe sets at most {told[most][0]} of {told[most][1]} ({most})"
     return text + "."
