@@ -118,9 +118,10 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     by_set = mean_by(own, "probe", "auroc")
     most, least = (pick(by_set, key=lambda name: by_set[name]) for pick in (max, min))
     clearest = max((r for r in own if r["probe"] == most), key=lambda r: r["auroc"])
+    sets = "1 set" if len(by_set) == 1 else f"{len(by_set)} sets"
     text = (
         f"{SCORES[best].title} tells unfamiliar images best (mean AUROC {scores[best]:.2f} over "
-        f"{len({r['model'] for r in own})} models and {len(by_set)} {'set' if len(by_set) == 1 else 'sets'}): most clearly {most}, {by_set[most]:.2f} "
+        f"{len({r['model'] for r in own})} models and {sets}): most clearly {most}, {by_set[most]:.2f} "
         f"({clearest['model']} {clearest['auroc']:.2f} [{clearest['low']:.2f}, {clearest['high']:.2f}])"
     )
     return text + (f", least {least}, {by_set[least]:.2f}." if least != most else ".")
