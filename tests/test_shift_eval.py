@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -730,3 +731,23 @@ def test_top_k_of_few_classes_is_refused_in_the_answers(here: Path, tmp_path: Pa
     assert result.code == 0
     answers = {r["question"]: r["answer"] for r in read(tmp_path / "r" / "questions.csv")}
     assert "undefined for 2 models (top-6 of 6 classes)" in answers["5"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_less_than_full_precision_is_compared_with_it(here: Path, tmp_path: Path, run: Run) -> None:
+    result = run(*options(tmp_path / "r", "--precision", "bf16"))
+    assert result.code == 0
+    told = next(line for line in result.err.splitlines() if "bf16 against fp32" in line)
+    found = re.search(r"on 64 images of trees-test: (\d+) of 128 answers are other classes, .* is (\S+) off", told)
+    assert found is not None
+    plain = run(*options(tmp_path / "p"))
+    assert "against fp32" not in plain.err
+    differ = sum(
+        int(one["prediction"] != other["prediction"])
+        for name in ("trees--one--trees-test", "trees--two--trees-test")
+        for one, other in zip(
+            *(pq.read_table(tmp_path / r / "predictions" / f"{name}.parquet").to_pylist() for r in "rp"), strict=True
+        )
+    )
+    assert int(found[1]) <= differ
+    assert 0 < float(found[2]) <= 1  # bf16 has eight bits: never equal

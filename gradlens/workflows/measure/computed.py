@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from gradlens.data import probe_sets
 from gradlens.data.sources import ImageSet, open_source
@@ -20,6 +21,8 @@ from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, Se
 from gradlens.workflows.measure.training_data import uses
 from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
+
+CHECKED = 64  # images on which less than full precision is compared with it
 
 
 def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Evidence:
@@ -81,7 +84,32 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
         evidence.timings[f"predicting {image_set.name}"] = timings.total
         evidence.timings["in the networks"] = evidence.timings.get("in the networks", 0.0) + timings.forward
         evidence.timings["images run"] = evidence.timings.get("images run", 0) + timings.images
+    if runtime.precision != "fp32" and request.shard is None:
+        evidence.notes.append(_deviation(models, image_sets_[0], evidence, request, runtime))
     return evidence
+
+
+def _deviation(
+    models: Sequence[LoadedModel], image_set: ImageSet, evidence: Evidence, request: Request, runtime: Runtime
+) -> str:
+    """How far less than full precision is from it, on images spread over a set."""
+    spread = np.unique(np.linspace(0, len(image_set) - 1, CHECKED).astype(int))
+    full = predict(models, image_set.subset(spread), replace(runtime, precision="fp32"), output_store(request))
+    differ, answers, furthest = 0, 0, 0.0
+    for model, answer in zip(models, full, strict=True):
+        said = evidence.predictions[model.name, image_set.name]
+        row = {name: i for i, name in enumerate(said.ids)}
+        one = [i for i, name in enumerate(answer.predictions.ids) if name in row]
+        other = [row[answer.predictions.ids[i]] for i in one]
+        answers += len(one)
+        differ += int((answer.predictions.predicted[one] != said.predicted[other]).sum())
+        if one and answer.predictions.logits is not None and said.logits is not None:
+            p, q = softmax(answer.predictions.logits[one], axis=1), softmax(said.logits[other], axis=1)
+            furthest = max(furthest, float(np.abs(p - q).max()))
+    return (
+        f"{runtime.precision} against fp32 on {len(spread)} images of {image_set.name}: {differ} of {answers} answers "
+        f"are other classes, the furthest probability is {furthest:.2g} off"
+    )
 
 
 def output_store(request: Request) -> store.OutputStore:
