@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 from shift_samples import draw, told
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -164,8 +165,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     monkeypatch.setattr(probe_sets, "bundled", lambda name: place / "none")
-    # what other analyses do takes most of the time
-    monkeypatch.setattr(leave, "draw", lambda *_: None)
+    # what other analyses do and draw takes most of the time
+    monkeypatch.setattr(leave.confusion, "confusion", lambda *_: Figure())
+    monkeypatch.setattr(leave.gap_heatmap, "gap_heatmap", lambda *_: Figure())
+    monkeypatch.setattr(leave.shift_scatter, "shift_scatter", lambda *_: Figure())
     only = {"leakage": analyses.ANALYSES["leakage"]}
     monkeypatch.setattr(analyses, "chosen", lambda request: [only[n] for n in request.analyses if n in only])
     return place
