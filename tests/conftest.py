@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from runs import Result, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,3 +53,20 @@ def shared_data() -> Path:
     if not place.is_dir():
         pytest.skip(f"real data not found at {place}; set GRADLENS_SHARED_DATA to its folder")
     return place
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``gradlens shift-eval`` with the arguments given, in this process."""
+
+    def call(*args: object) -> Result:
+        import runs  # with the next, not before the surroundings above are set
+        from gradlens.cli.main import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(["shift-eval", *map(str, args)])
+        captured = capsys.readouterr()
+        return runs.Result(int(left.value.code or 0), captured.out, captured.err)
+
+    return call

@@ -1,9 +1,10 @@
-"""A run folder to test pages with: random predictions, scored and written by the real functions."""
+"""Runs to test with: what a command left; a folder of random predictions, scored and written by the real functions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ import numpy as np
 
 from gradlens.records import Predictions, Skipped
 from gradlens.shift import gap, metrics, pairs, tables
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+"""A command, run with these arguments."""
 
 CLASSES = ("bicycle", "bus", "car", "motorcycle", "plane", "ship", "train", "truck")
 

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from gradlens.workflows.measure.analyses import ANALYSES, Outcome, Subject
 from gradlens.workflows.measure.analyses.lines import Zoo, accuracy, fit
 from gradlens.workflows.measure.published import from_files
 from gradlens.workflows.measure.score import score
+from runs import Run
 
 SETS = ("cifar10", "cifar10.1-v4", "cifar10.1-v6")
 ACCURACIES = {  # of the data's own description
@@ -41,30 +41,6 @@ ACCURACIES = {  # of the data's own description
     "wrn_28_10": ("0.9593", "0.89708", "0.9015"),
     "shake_shake_26_2x64d_SSI_cutout16": ("0.9711", "0.92974", "0.9310"),
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process."""
-
-    def call(*args: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main(["shift-eval", *map(str, args)])
-        captured = capsys.readouterr()
-        return Result(int(left.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def without_figures(patch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
-from gradlens.cli.main import main
 from gradlens.data import probe_sets
 from gradlens.records import Preprocess
 from gradlens.runtime import Runtime
@@ -29,34 +26,11 @@ from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Card, Preprocessing
+from runs import Run
 
 CLASSES = ("ash", "beech", "cedar", "dogwood", "elm", "fir")
 TABLES = ("summary.csv", "gaps.csv", "per_class.csv", "pairs.csv", "skipped.csv")
 PER_CLASS = 12
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process."""
-
-    def call(*args: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main(["shift-eval", *map(str, args)])
-        captured = capsys.readouterr()
-        return Result(int(left.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

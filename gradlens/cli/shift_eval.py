@@ -121,7 +121,7 @@ Examples:
     "corruptions",
     multiple=True,
     metavar="NAME",
-    help="What --with corruptions does to the images (repeatable) [default: all].",
+    help="What --with corruptions does to the images (repeatable; implies it) [default: all].",
 )
 @click.option(
     "--severity",
@@ -211,11 +211,6 @@ def command(
         return
     if accuracies is not None:
         _only_a_table(ctx)
-    if corruptions:
-        from gradlens.data.corruptions import CORRUPTIONS
-
-        for name in corruptions:
-            CORRUPTIONS[name]  # a name that nobody knows should not cost a run
     request = Request(
         out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
         models=models,
@@ -235,7 +230,7 @@ def command(
         shards=None if out is None else out / "shards",
         max_drop=max_drop,
         min_accuracy=min_accuracy,
-        analyses=(*analyses, "leakage") if train and not {"leakage", "all"} & set(analyses) else analyses,
+        analyses=(*analyses, *(["leakage"] if train else []), *(["corruptions"] if corruptions else [])),
         train=train,
         cam_method=cam_method,
         cam_target=cam_target,
@@ -283,7 +278,10 @@ def command(
         ctx.exit(3)
 
 
-NEEDS_MODELS = ("models", "predictions", "unlabelled", "analyses", "shard", "only_plan", "fresh", "zoo", "weights")
+NEEDS_MODELS = (
+    *("models", "predictions", "unlabelled", "analyses", "train", "corruptions", "shard", "only_plan", "fresh"),
+    *("zoo", "weights"),
+)
 
 
 def _only_a_table(ctx: click.Context) -> None:
