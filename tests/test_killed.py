@@ -90,19 +90,27 @@ def test_killed_twenty_times_ends_with_the_same_bytes(place: Path, tmp_path: Pat
     assert sum(name.startswith("predictions/") for name in expected) == 2 * len(MODELS)
 
     moments = random.Random(0)
-    killed, kept = 0, set()
-    for attempt in range(KILLS):
-        cache = tmp_path / ("cache-1" if attempt < KILLS // 2 else f"cache-{attempt}")
+    killed, attempts, unfinished, kept = 0, 0, 0, set()
+    while killed < KILLS:
+        attempts += 1
+        assert attempts <= 5 * KILLS
+        cache = tmp_path / ("cache-1" if killed < KILLS // 2 else f"cache-{killed}")
         process = start(tmp_path / "killed", cache)
-        process.join(moments.uniform(0.1, 0.9) * seconds)
+        process.join(moments.uniform(0.05, 0.9) * seconds)
         if process.exitcode is None:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            assert not (tmp_path / "killed" / "run.json").exists()  # unfinished, and says so
             killed += 1
+        else:  # the first run was timed while the machine was busier
+            assert process.exitcode == 0
+            seconds *= 0.8
+        if (tmp_path / "killed" / "run.json").exists():  # it says that the folder is whole, so it is
+            assert tables(tmp_path / "killed") == expected
+        else:
+            unfinished += 1
         kept.add(len(list((cache / "outputs").rglob("*.parquet"))))
-    assert killed >= KILLS // 2
+    assert unfinished >= KILLS // 2  # a run that is under way has no run.json
     assert len(kept) > 2  # it was caught at different stages
     for cache in ("cache-1", f"cache-{KILLS - 1}"):
         whole(tmp_path / "killed", tmp_path / cache)
