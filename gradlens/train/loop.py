@@ -121,6 +121,18 @@ def calm(module: nn.Module, classes: int) -> None:
             layer.reset_parameters()
 
 
+def unfuse_attention(module: nn.Module) -> list[Any]:
+    """Have timm's attention layers multiply matrices plainly; returns those that used the fused kernel.
+
+    On CPUs the backward pass of torch's fused attention takes two fifths of a training step of a small ViT in bf16;
+    the plain products make that step 1.8 times as fast. On GPUs the fused kernel is the faster one.
+    """
+    found = [layer for layer in module.modules() if getattr(layer, "fused_attn", False) is True]
+    for layer in found:
+        layer.fused_attn = False
+    return found
+
+
 def train(
     module: nn.Module,
     recipe: Recipe,
@@ -157,6 +169,7 @@ def train(
     device = runtime.torch_device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.to(device, memory_format=layout)  # type: ignore[call-overload]
+    fused = unfuse_attention(module) if device.type == "cpu" else []
     steps = len(images) // recipe.batch_size  # the rest of an epoch is left out: another one each time
     optimiser = _optimiser(module, recipe.optimiser)
     schedule = _schedule(optimiser, recipe.schedule, recipe.optimiser, steps * recipe.epochs)
@@ -254,6 +267,8 @@ def train(
         if on_epoch is not None:
             on_epoch(done)
 
+    for layer in fused:
+        layer.fused_attn = True
     module.load_state_dict(kept["weights"])
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     seconds = sum(e.seconds for e in history)

@@ -71,6 +71,62 @@ _add("mnasnet", "timm:mnasnet_small", fast="fp32 channels_last")
 _add("xception", "gradlens:xception", channels=[32, 64, 128], middle=2)
 _add("vgg", "gradlens:vgg", channels=[16, 32, 64, 128, 128])
 
-_add("cifar10/custom_cnn", "gradlens:custom_cnn", size=32, widths=[24, 48, 96, 256], residuals=[0, 1, 1])
-_add("cifar10/resnet", "gradlens:resnet_small_images", size=32, channels=[24, 48, 96, 192], layers=[1, 1, 2, 2])
-_add("cifar10/densenet", "gradlens:densenet_small_images", size=32, growth_rate=16, block_config=[3, 5, 7], bn_size=2)
+# For 32 pixels. The densest in weights is the ViT; none is above 3 million parameters.
+_add("cifar10/custom_cnn", "gradlens:custom_cnn", size=32, widths=[32, 64, 160, 256], residuals=[1, 1, 1])
+_add("cifar10/resnet", "gradlens:small_images", size=32, of="timm:resnet18", channels=[16, 32, 64, 128])
+_add(
+    "cifar10/densenet",
+    "gradlens:small_images",
+    size=32,
+    of="timm:densenet121",
+    growth_rate=16,
+    block_config=[3, 5, 7],
+    bn_size=2,
+)
+_add("cifar10/vgg", "gradlens:vgg", size=32, channels=[24, 64, 128, 256, 256], depths=[1, 1, 2, 2, 1])
+_add(
+    "cifar10/vit",
+    "gradlens:vit_conv_stem",
+    size=32,
+    fast="bf16",
+    embed_dim=192,
+    depth=4,
+    num_heads=3,
+    class_token=False,
+    global_pool="avg",
+)
+_add(
+    "cifar10/convnext",
+    "timm:convnext_atto",
+    size=32,
+    patch_size=2,
+    depths=[2, 2, 4, 2],
+    dims=[24, 48, 96, 192],
+)
+_add("cifar10/mobilenet", "gradlens:small_images", size=32, fast="fp32 channels_last", of="timm:mobilenetv2_035")
+_add(
+    "cifar10/efficientnet",
+    "gradlens:small_images",
+    size=32,
+    fast="fp32 channels_last",
+    of="gradlens:efficientnet",
+    width=0.35,
+    depth=0.35,
+)
+_add("cifar10/mnasnet", "gradlens:small_images", size=32, fast="fp32 channels_last", of="timm:mnasnet_small")
+_add(
+    "cifar10/shufflenet",
+    "gradlens:small_images",
+    size=32,
+    fast="fp32 channels_last",
+    of="torchvision:shufflenet_v2_x0_5",
+)
+_add(
+    "cifar10/xception",
+    "gradlens:small_images",
+    size=32,
+    fast="fp32 channels_last",
+    of="gradlens:xception",
+    channels=[32, 64, 128],
+    middle=1,
+)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
+from gradlens.errors import ModelError
 from gradlens.registry import Registry
-from gradlens.zoo.custom_cnn import CustomCNN
+from gradlens.zoo.custom_cnn import ConvBlock, CustomCNN
 
 BUILDERS: Registry[Callable[..., nn.Module]] = Registry("builder of gradlens")
 
@@ -137,37 +139,89 @@ def xception(
     return model
 
 
-@BUILDERS.register("resnet_small_images")
-def resnet_small_images(
-    num_classes: int, channels: Sequence[int] = (32, 64, 128, 256), layers: Sequence[int] = (2, 2, 2, 2)
-) -> nn.Module:
-    """timm's ResNet of basic blocks with the stem that He et al. (2016, section 4.2) use on CIFAR: 3×3, no pooling."""
-    from timm.models.resnet import BasicBlock, ResNet
+@BUILDERS.register("small_images")
+def small_images(num_classes: int, of: str, **arguments: Any) -> nn.Module:
+    """The network that another builder makes, for images of about 32 pixels: it keeps their resolution at first.
 
-    model = ResNet(  # only its deep stems, which are two stem_width wide, can be narrower than 64
-        BasicBlock,  # type: ignore[arg-type]  # timm's hint means an instance, its code a class
-        tuple(layers),
+    The first convolution takes every pixel (stride 1, and 3×3 where it was larger), and the pooling that follows it
+    before the next convolution goes: the stems of He et al. (2016, section 4.2) and of Huang et al. (2017, section 3)
+    on CIFAR. Everything behind is as it was.
+
+    Args:
+        num_classes: K.
+        of: a builder, such as ``timm:resnet18``.
+        arguments: its arguments.
+
+    Raises:
+        ModelError: that network does not begin with a convolution of the image.
+    """
+    from gradlens.zoo.build import build
+
+    model = build(of, arguments, num_classes)
+    layers = [(name, m) for name, m in model.named_modules() if not any(m.children())]
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    spatial = [(name, m) for name, m in layers if isinstance(m, kinds)]
+    first, stem = spatial[0] if spatial else ("", None)
+    if not isinstance(stem, nn.Conv2d) or stem.in_channels != 3:
+        raise ModelError(f"{of} does not begin with a convolution of the image; small_images has no stem for it")
+    side = min(3, *stem.kernel_size)
+    narrow = nn.Conv2d(3, stem.out_channels, side, padding=side // 2, bias=stem.bias is not None)
+    nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")
+    if narrow.bias is not None:
+        nn.init.zeros_(narrow.bias)
+    model.set_submodule(first, narrow)
+    for name, layer in spatial[1:]:
+        if isinstance(layer, nn.Conv2d):
+            break
+        model.set_submodule(name, nn.Identity())
+    return model
+
+
+@BUILDERS.register("vit_conv_stem")
+def vit_conv_stem(
+    num_classes: int, stem: Sequence[int] = (32, 64, 64, 128, 128), img_size: int = 32, **arguments: Any
+) -> nn.Module:
+    """timm's VisionTransformer whose patches are made by convolutions (Xiao et al. 2021, "Early Convolutions Help
+    Transformers See Better"): on a small data set it learns in a few epochs what a plain patch projection does not.
+
+    Args:
+        num_classes: K.
+        stem: channels of its 3×3 convolutions; one that is wider than the one before halves the sides. A 1×1
+            convolution follows.
+        img_size: side of the images in pixels.
+        arguments: of timm's class (``embed_dim``, ``depth``, ``num_heads`` ...).
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=img_size,
+        patch_size=2 ** sum(after > before for before, after in pairwise(stem)),
         num_classes=num_classes,
-        channels=tuple(channels),
-        stem_type="deep",
-        stem_width=channels[0] // 2,
+        embed_layer=partial(ConvPatches, channels=tuple(stem)),  # type: ignore[arg-type]  # timm calls it as a class
+        **arguments,
     )
-    conv = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    model.add_module("conv1", conv)
-    model.add_module("maxpool", nn.Identity())
-    return model
 
 
-@BUILDERS.register("densenet_small_images")
-def densenet_small_images(
-    num_classes: int, growth_rate: int = 16, block_config: Sequence[int] = (6, 6, 6), bn_size: int = 4
-) -> nn.Module:
-    """timm's DenseNet-BC with the stem that Huang et al. (2017, section 3) use on CIFAR: 3×3, no pooling."""
-    from timm.models.densenet import DenseNet
+class ConvPatches(nn.Module):
+    """(N, 3, H, W) -> (N, tokens, dim) by strided convolutions, as timm's patch embedding.
 
-    model = DenseNet(growth_rate, tuple(block_config), num_classes=num_classes, bn_size=bn_size)
-    model.features.conv0 = nn.Conv2d(3, 2 * growth_rate, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.features.conv0.weight)
-    model.features.pool0 = nn.Identity()
-    return model
+    Attributes:
+        num_patches, grid_size, patch_size: read by timm's VisionTransformer.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, channels: Sequence[int], **_: Any
+    ) -> None:
+        super().__init__()
+        self.img_size = (img_size, img_size)
+        self.patch_size = (patch_size, patch_size)
+        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        layers: list[nn.Module] = [ConvBlock(in_chans, channels[0])]
+        layers += [ConvBlock(a, b, stride=2 if b > a else 1) for a, b in pairwise(channels)]
+        self.stem = nn.Sequential(*layers)
+        self.project = nn.Conv2d(channels[-1], embed_dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, H * W / patch_size**2, dim)."""
+        return self.project(self.stem(x)).flatten(2).transpose(1, 2)
