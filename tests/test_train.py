@@ -22,7 +22,7 @@ from gradlens.errors import NotFoundError, TrainingError
 from gradlens.runtime import Runtime, seed_everything
 from gradlens.train import loop, recipes
 from gradlens.train.augment import _DRAWS, Augmenter, derive_seed, draw
-from gradlens.train.recipes import Augment, Recipe
+from gradlens.train.settings import Augment, Recipe
 
 QUIET = Runtime(device="cpu", quiet=True)
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean, std that change nothing

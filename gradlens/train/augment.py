@@ -13,7 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from gradlens.train.recipes import Augment
+from gradlens.train.settings import Augment
 
 # one uniform number per image and use, in this order
 _DRAWS = ("area", "aspect", "top", "left", "angle", "flip", "brightness", "contrast", "saturation", "hue", "gray",

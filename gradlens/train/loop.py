@@ -26,7 +26,7 @@ from tqdm import tqdm
 from gradlens.errors import TrainingError
 from gradlens.runtime import Runtime, seed_everything, whole_file
 from gradlens.train.augment import Augmenter, derive_seed, draw
-from gradlens.train.recipes import Optimiser, Recipe, Schedule
+from gradlens.train.settings import Optimiser, Recipe, Schedule
 from gradlens.zoo.outputs import logits_of
 
 

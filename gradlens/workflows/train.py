@@ -23,7 +23,7 @@ from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.train import loop, recipes
-from gradlens.train.recipes import Recipe
+from gradlens.train.settings import Recipe
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
