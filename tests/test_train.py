@@ -87,7 +87,7 @@ def test_published_budgets_are_kept() -> None:
         ({"augment.filp": 0.5}, "did you mean 'augment.flip'?"),
         ({"epochs": 0}, "epochs: .*greater than or equal to 1, got 0"),
         ({"optimiser.lr": -1.0}, "optimiser.lr: .*greater than 0, got -1.0"),
-        ({"precision": "fp8"}, "precision: .*'fp32' or 'bf16', got 'fp8'"),
+        ({"precision": "fp8"}, "precision: .*'bf16' or 'fp16', got 'fp8'"),
         ({"augment.scale": [0.9, 0.5]}, "augment: scale must be .low, high."),
         ({"cache_size": 8}, "cache_size must be at least input_size"),
         ({"mean": [0.5, 0.5, 0.5]}, "both mean and std"),
