@@ -40,7 +40,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, builder, arguments in (
         ("vehicles/resnet", "timm:resnet18", ARGUMENTS),
         ("vehicles/custom_cnn", "gradlens:custom_cnn", {"widths": [4, 4, 4, 4]}),
-        ("cifar10/resnet", "gradlens:resnet_small_images", {"channels": [4, 4, 4, 4], "layers": [1, 1, 1, 1]}),
+        (
+            "cifar10/resnet",
+            "gradlens:small_images",
+            {"of": "timm:resnet18", "channels": [4, 4, 4, 4], "layers": [1, 1, 1, 1]},
+        ),
         ("lone", "gradlens:custom_cnn", {"widths": [4, 4, 4, 4]}),
     ):
         module = build_seeded(builder, arguments, 4)
@@ -199,7 +203,7 @@ def test_names_of_the_zoo(zoo: Path) -> None:
     assert list(checkpoints.names(zoo)) == ["vehicles/custom_cnn", "vehicles/resnet", "lone", "cifar10/resnet"]
     load = checkpoints.load
     assert load("resnet", zoo=zoo).name == load("vehicles/resnet", zoo=zoo).name == "vehicles/resnet"
-    assert load("cifar10/resnet", zoo=zoo).builder == "gradlens:resnet_small_images"
+    assert load("cifar10/resnet", zoo=zoo).builder == "gradlens:small_images"
     assert load("lone", zoo=zoo).name == "lone"
     with pytest.raises(NotFoundError, match="'vehicles/resnet'"):
         load("resnt", zoo=zoo)
