@@ -74,25 +74,39 @@ def load(recipe: str | Path, model: str, changes: Mapping[str, Any] | None = Non
     table = read(recipe)
     own = table.pop("models", {})
     if model in own:
-        table = _merged(_merged(table, _architecture(table.get("collection"), model)), own[model])
+        table = merged(merged(table, architecture(table.get("collection"), model)), own[model])
     elif ":" in model:
         table["builder"] = model
     else:
         raise NotFoundError("model", model, own, f"the recipe {table['recipe']!r} has no [models.{model}]")
-    table["model"] = model
-    for dotted, value in (changes or {}).items():
+    return complete(merged(table | {"model": model}, nested(changes or {})))
+
+
+def complete(table: Mapping[str, Any]) -> Recipe:
+    """The recipe that a whole table says, checked.
+
+    Raises:
+        TrainingError: a field is unknown, missing or out of range; the message names it.
+    """
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as err:
+        raise TrainingError(f"recipe {table['recipe']!r} for {table['model']}: {_explained(err)}") from err
+
+
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables from dotted names: ``{"optimiser.lr": 1e-3}`` -> ``{"optimiser": {"lr": 1e-3}}``."""
+    table: dict[str, Any] = {}
+    for dotted, value in changes.items():
         *path, last = dotted.split(".")
         change: dict[str, Any] = {last: value}
         for key in reversed(path):
             change = {key: change}
-        table = _merged(table, change)
-    try:
-        return Recipe.model_validate(table)
-    except ValidationError as err:
-        raise TrainingError(f"recipe {table['recipe']!r} for {model}: {_explained(err)}") from err
+        table = merged(table, change)
+    return table
 
 
-def _architecture(collection: object, model: str) -> dict[str, Any]:
+def architecture(collection: object, model: str) -> dict[str, Any]:
     """What the zoo knows under that name: the collection's own variant, or the one that all share."""
     name = next((n for n in (f"{collection}/{model}", model) if n in ARCHITECTURES), None)
     if name is None:
@@ -106,13 +120,13 @@ def _architecture(collection: object, model: str) -> dict[str, Any]:
     }
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with the values of ``over``; tables are merged, except a network's arguments, which go together."""
-    merged = dict(base)
+    whole = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "arguments"
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping) and key != "arguments"
+        whole[key] = merged(whole[key], value) if both else value
+    return whole
 
 
 def _explained(err: ValidationError) -> str:
