@@ -215,3 +215,44 @@ def test_latency_is_ordered_and_counts_images() -> None:
     assert 0 < time.median_ms <= time.p95_ms
     assert time.images_per_second > 0
     assert (time.batch_size, time.passes, time.peak_mb) == (4, 5, None)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        "timm:resnet18",
+        "timm:densenet121",
+        "timm:mobilenetv2_035",
+        "torchvision:shufflenet_v2_x0_5",
+        "gradlens:xception",
+    ],
+)
+def test_small_images_keep_their_resolution(of: str) -> None:
+    """The stem takes every pixel; behind it stands the same network, fit for the other's weights."""
+    small, plain = build("gradlens:small_images", {"of": of}, 10), build(of, {}, 10)
+    image = torch.randn(2, 3, 32, 32)
+    seen: dict[str, tuple[int, int]] = {}
+    first = next(m for m in small.modules() if isinstance(m, torch.nn.Conv2d))
+    second = [m for m in small.modules() if isinstance(m, torch.nn.Conv2d)][1]
+    first.register_forward_hook(lambda m, x, y: seen.update(first=tuple(y.shape[-2:])))
+    second.register_forward_hook(lambda m, x, y: seen.update(into_second=tuple(x[0].shape[-2:])))
+    assert small(image).shape == (2, 10)
+    assert seen == {"first": (32, 32), "into_second": (32, 32)}
+    shapes = [{k: v.shape for k, v in net.state_dict().items()} for net in (small, plain)]
+    assert shapes[0].keys() == shapes[1].keys()
+    assert sum(shapes[0][k] != shapes[1][k] for k in shapes[0]) <= 1  # a 7×7 kernel that became 3×3
+
+
+@pytest.mark.parametrize("of", ["timm:vit_tiny_patch16_224", "timm:mixer_s32_224", "timm:convnext_atto"])
+def test_small_images_send_patches_elsewhere(of: str) -> None:
+    with pytest.raises(ModelError, match="cuts the image into patches; a smaller patch_size"):
+        build("gradlens:small_images", {"of": of}, 10)
+
+
+def test_vit_with_convolutional_stem() -> None:
+    """Each wider convolution halves the sides; behind them stand timm's own blocks."""
+    module = build("gradlens:vit_conv_stem", {"stem": (8, 16, 16, 24), "embed_dim": 24, "depth": 2, "num_heads": 2}, 5)
+    assert module.patch_embed(torch.randn(2, 3, 32, 32)).shape == (2, 64, 24)  # 8×8 tokens
+    assert module(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert {type(b).__module__ for b in module.blocks} == {"timm.models.vision_transformer"}
+    assert made("cifar10/vit").patch_embed.num_patches == 64

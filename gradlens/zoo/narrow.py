@@ -153,7 +153,7 @@ def small_images(num_classes: int, of: str, **arguments: Any) -> nn.Module:
         arguments: its arguments.
 
     Raises:
-        ModelError: that network does not begin with a convolution of the image.
+        ModelError: that network does not begin with a convolution of the image, or with one that cuts it into patches.
     """
     from gradlens.zoo.build import build
 
@@ -164,6 +164,8 @@ def small_images(num_classes: int, of: str, **arguments: Any) -> nn.Module:
     first, stem = spatial[0] if spatial else ("", None)
     if not isinstance(stem, nn.Conv2d) or stem.in_channels != 3:
         raise ModelError(f"{of} does not begin with a convolution of the image; small_images has no stem for it")
+    if stem.kernel_size == stem.stride:
+        raise ModelError(f"{of} cuts the image into patches; a smaller patch_size serves it, not small_images")
     side = min(3, *stem.kernel_size)
     narrow = nn.Conv2d(3, stem.out_channels, side, padding=side // 2, bias=stem.bias is not None)
     nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")
