@@ -26,12 +26,12 @@ from gradlens.data import probe_sets
 from gradlens.data.folders import open_folder
 from gradlens.data.probe_sets import Manifest
 from gradlens.data.sources import open_source
+from gradlens.data.splits import split
 from gradlens.records import LoadedModel, Preprocess
 from gradlens.runtime import Runtime
 from gradlens.shift import gap, leakage
 from gradlens.workflows.measure import analyses, leave, published
 from gradlens.workflows.measure.training_data import of_models, uses
-from gradlens.workflows.train import split
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Card, Preprocessing, Training

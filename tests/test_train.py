@@ -22,6 +22,7 @@ from gradlens.errors import NotFoundError, TrainingError
 from gradlens.runtime import Runtime, seed_everything
 from gradlens.train import loop, recipes
 from gradlens.train.augment import _DRAWS, Augmenter, derive_seed, draw
+from gradlens.train.images import Images, mean_and_std
 from gradlens.train.settings import Augment, Recipe
 
 QUIET = Runtime(device="cpu", quiet=True)
@@ -39,14 +40,14 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(fields | changes)
 
 
-def images(count: int = 96, side: int = 8, seed: int = 0) -> loop.Images:
+def images(count: int = 96, side: int = 8, seed: int = 0) -> Images:
     """Two classes that differ in which half is bright."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 160, (count, 3, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.arange(count) % 2
     pixels[labels == 0, :, : side // 2] += 60
     pixels[labels == 1, :, side // 2 :] += 60
-    return loop.Images(pixels, labels)
+    return Images(pixels, labels)
 
 
 def tiny(seed: int = 0) -> nn.Module:
@@ -245,7 +246,7 @@ def test_seeds_differ_between_epochs_and_uses() -> None:
 
 def test_mean_and_std_are_those_of_all_pixels() -> None:
     data = images()
-    mean, std = loop.mean_and_std(data)
+    mean, std = mean_and_std(data)
     x = data.pixels.double() / 255
     assert mean == pytest.approx(x.mean((0, 2, 3)).tolist(), abs=1e-6)
     assert std == pytest.approx(x.std((0, 2, 3), unbiased=False).tolist(), abs=1e-6)

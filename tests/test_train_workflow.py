@@ -14,10 +14,11 @@ from PIL import Image
 
 from gradlens.cli.main import cli
 from gradlens.data.sources import open_source
+from gradlens.data.splits import split
 from gradlens.errors import TrainingError
 from gradlens.runtime import Runtime
 from gradlens.train import recipes
-from gradlens.workflows.train import prepare, score, split, train
+from gradlens.workflows.train import prepare, score, train
 from gradlens.zoo import checkpoints
 
 QUIET = Runtime(device="cpu", quiet=True)

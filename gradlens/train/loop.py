@@ -26,31 +26,9 @@ from tqdm import tqdm
 from gradlens.errors import TrainingError
 from gradlens.runtime import Runtime, seed_everything, whole_file
 from gradlens.train.augment import Augmenter, derive_seed, draw
+from gradlens.train.images import Images
 from gradlens.train.settings import Optimiser, Recipe, Schedule
 from gradlens.zoo.outputs import logits_of
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images in memory.
-
-    Attributes:
-        pixels: (N, 3, S, S) uint8, RGB.
-        labels: (N,) int64, class indices.
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or len(self.pixels) != len(self.labels):
-            raise ValueError(
-                f"expected (N, 3, S, S) uint8 pixels and N labels, got {self.pixels.dtype} "
-                f"{tuple(self.pixels.shape)} and {len(self.labels)} labels"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -91,19 +69,6 @@ class Trained:
     history: tuple[Epoch, ...]
     seconds: float
     images_per_second: float
-
-
-def mean_and_std(images: Images) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Per-channel mean and standard deviation of all pixels, on a 0-1 scale, rounded to six places."""
-    counts = torch.stack(
-        [torch.bincount(images.pixels[:, c].flatten(), minlength=256) for c in range(3)]
-    ).double()  # (3, 256): exact in integers, whatever the number of images
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts * values).sum(1) / counts.sum(1)
-    std = ((counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)).sqrt().clamp(min=1 / 255)
-    red, green, blue = (round(m, 6) for m in mean.tolist())
-    s_red, s_green, s_blue = (round(s, 6) for s in std.tolist())
-    return (red, green, blue), (s_red, s_green, s_blue)
 
 
 @torch.no_grad()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from gradlens.data.decode import DECODE_POLICY
 from gradlens.data.image_set import ImageSet
-from gradlens.data.preprocess import to_tensor
-from gradlens.data.sources import decoded, open_source
+from gradlens.data.sources import open_source
+from gradlens.data.splits import split
 from gradlens.errors import InputError, TrainingError
 from gradlens.records import Preprocess, Skipped
 from gradlens.runtime import Runtime, cache_dir, seed_everything
@@ -23,6 +19,7 @@ from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.train import loop, recipes
+from gradlens.train.images import Images, in_memory, mean_and_std
 from gradlens.train.settings import Recipe
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build
@@ -227,8 +224,8 @@ class Prepared:
     """
 
     recipe: Recipe
-    images: loop.Images
-    select: loop.Images
+    images: Images
+    select: Images
     classes: tuple[str, ...]
     data: dict[str, Any]
     skipped: tuple[Skipped, ...]
@@ -258,7 +255,7 @@ def prepare(recipe: Recipe, runtime: Runtime, shared: dict[str, Prepared] | None
         shared[wanted] = _prepare(recipe, runtime)
     prepared = shared[wanted]
     if recipe.mean is None:
-        mean, std = loop.mean_and_std(prepared.images)
+        mean, std = mean_and_std(prepared.images)
         recipe = recipe.model_copy(update={"mean": mean, "std": std})
     return replace(prepared, recipe=recipe)
 
@@ -276,8 +273,8 @@ def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
             f"{select.location} and {training.location} must have the same classes; "
             f"only one of them has {', '.join(odd)}"
         )
-    images, lost = _in_memory(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
-    chosen, lost_too = _in_memory(select, classes, recipe, recipe.input_size, runtime)
+    images, lost = in_memory(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
+    chosen, lost_too = in_memory(select, classes, recipe, recipe.input_size, runtime)
     for skipped in (*lost, *lost_too):
         runtime.say(f"left out: {skipped.path}: {skipped.reason}")
     data = {
@@ -291,54 +288,9 @@ def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
     return Prepared(recipe, images, chosen, classes, data, (*lost, *lost_too))
 
 
-def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(the rest, the part held out): ``fraction`` of each class, rounded, at least one image of it.
-
-    Which images are held out depends on their ids and on ``seed`` alone: a set that grows keeps its split, and another
-    order or another version of NumPy changes nothing.
-    """
-    labels = images.labels
-    keys = [f"{seed}/{s.id}".encode("utf-8", "surrogateescape") for s in images.samples]
-    ranks = [hashlib.sha256(key).digest() for key in keys]
-    held: list[int] = []
-    for label in range(len(images.classes or ())):
-        own = np.flatnonzero(labels == label).tolist()
-        if len(own) < 2:
-            raise TrainingError(
-                f"{images.location}: class {(images.classes or ())[label]!r} has {len(own)} images; two are the least "
-                "when some are held out for selection"
-            )
-        held += sorted(own, key=lambda i: ranks[i])[: max(1, round(fraction * len(own)))]
-    out = np.zeros(len(images), dtype=bool)
-    out[held] = True
-    return (
-        images.subset(np.flatnonzero(~out)),
-        replace(images.subset(np.flatnonzero(out)), role="select", name=f"{images.name}-held-out"),
-    )
-
-
 def _labelled(images: ImageSet) -> ImageSet:
     if images.classes is None or (len(images) and images.labels.min() < 0):
         raise TrainingError(f"{images.location} has images without a label; a folder of class folders gives labels")
     if not len(images):
         raise InputError(f"{images.location} holds no images")
     return images
-
-
-def _in_memory(
-    images: ImageSet, classes: Sequence[str], recipe: Recipe, side: int, runtime: Runtime
-) -> tuple[loop.Images, list[Skipped]]:
-    """Decoded and resized as for inference, to ``side`` pixels, kept as the 8-bit values that the resizing leaves."""
-    same = Preprocess((3, side, side), recipe.interpolation, 1.0, recipe.crop_mode, (0, 0, 0), (1, 1, 1))
-    pixels = torch.empty(len(images), 3, side, side, dtype=torch.uint8)
-    label = [classes.index(name) for name in images.classes or ()]
-    kept: list[int] = []
-    lost: list[Skipped] = []
-    for i, image in decoded(images, runtime.workers, runtime):
-        if isinstance(image, Skipped):
-            lost.append(image)
-            continue
-        pixels[len(kept)] = (to_tensor(same, image) * 255).round().to(torch.uint8)
-        kept.append(i)
-    labels = torch.tensor([label[images.labels[i]] for i in kept], dtype=torch.int64)
-    return loop.Images(pixels[: len(kept)], labels), lost

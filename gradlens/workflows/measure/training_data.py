@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from gradlens.data import probe_sets
 from gradlens.data.sources import ImageSet, open_source
+from gradlens.data.splits import split
 from gradlens.errors import GradlensError, TrainingError
 from gradlens.records import LoadedModel
 from gradlens.runtime import Runtime
@@ -35,8 +36,6 @@ def _held_out(training: Mapping[str, Any], image_set: ImageSet) -> tuple[Use, ..
     fraction, images = data.get("select_fraction") or 0, training.get("images", 0) + training.get("select_images", 0)
     if not fraction or image_set.classes is None or len(image_set) < images:
         return ()
-    from gradlens.workflows.train import split
-
     try:
         parts = split(image_set, fraction, data.get("select_seed", 0))
     except TrainingError:  # too small to be split, so it was not
