@@ -110,7 +110,8 @@ def _hub(repo: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
     if "pretrained_cfg" in document:
         return _timm(document["architecture"], {**_timm_arguments(document), **arguments}, num_classes)
     transformers = import_transformers()
-    config = transformers.AutoConfig.from_pretrained(repo, num_labels=num_classes, **arguments)
+    config = transformers.AutoConfig.from_pretrained(repo, **arguments)
+    config.num_labels = num_classes  # as an argument it would quarrel with the names of the repository's own classes
     return transformers.AutoModelForImageClassification.from_config(config)
 
 

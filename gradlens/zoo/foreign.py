@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from gradlens.errors import CheckpointError, GradlensError, ModelError
+from gradlens.errors import CheckpointError, ModelError
 from gradlens.records import LoadedModel, Preprocess
 from gradlens.zoo.build import build, build_seeded, call_factory, hub_config, import_transformers, split_builder
 from gradlens.zoo.checkpoints import check_acts, generic_classes, preprocess_of
+from gradlens.zoo.downloads import hub, network, reachable
 from gradlens.zoo.importing import module_with
 from gradlens.zoo.weights import read_state_dict, sha256_of
 
@@ -34,27 +32,28 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
             f"{name} names an architecture, not weights: say --weights FILE, --weights pretrained or --weights random"
         )
     kind, rest = split_builder(name)
+    lookup = hub() if kind == "hf" and not Path(rest).is_dir() else ""  # the others build without asking anybody
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     if weights == "pretrained":
         if classes is not None:
             raise CheckpointError("pretrained weights bring their own classes; leave --classes out")
-        with network(offline, name):
-            module, preprocess, labels = _PRETRAINED[kind](rest, offline)
+        with network(offline, name, hub() if kind == "timm" else lookup) as online:
+            module, preprocess, labels = _PRETRAINED[kind](rest, not online)
         origin = "pretrained"
     elif weights == "random":
-        with network(offline, name):
+        with network(offline, name, lookup):
             module = build_seeded(name, {}, classes or outputs_of(kind, rest))
         origin = "random"
     else:
         path = Path(weights)
         state = read_state_dict(path)
-        with network(offline, name):
+        with network(offline, name, lookup):
             module = module_with(name, {}, state, classes, path)
         origin = sha256_of(path)
     module = module.float().eval()
     if preprocess is None:
-        with network(offline, name):
+        with network(offline, name, lookup):
             preprocess = preprocess_for(kind, rest, module)
     k = check_acts(module, preprocess, name)
     if classes is not None and k != classes:
@@ -165,10 +164,10 @@ def _torchvision_pretrained(name: str, offline: bool) -> Published:
 
     build(f"torchvision:{name}")  # raises, with near names
     best = models.get_model_weights(name).DEFAULT
-    if offline:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name
-        if not cached.is_file():
-            raise CheckpointError(f"--offline, and {cached} is not there; run once without --offline to fetch it")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(best.url).name
+    if not cached.is_file() and (offline or not reachable(best.url)):
+        what = "run once without --offline" if offline else "no network answers; fetch it where there is one"
+        raise CheckpointError(f"torchvision:{name}: its weights are not in the cache ({what}): there is no {cached}")
     module = models.get_model(name, weights=best)
     return module, _of_transforms(best.transforms()), _unique(list(best.meta["categories"]))
 
@@ -181,9 +180,16 @@ def _hub_pretrained(repo: str, offline: bool) -> Published:
         place = "local-dir" if Path(repo).is_dir() else "hf-hub"
         return _of_timm(timm.create_model(f"{place}:{repo}", pretrained=True), repo)
     transformers = import_transformers()
-    module, info = transformers.AutoModelForImageClassification.from_pretrained(
-        repo, local_files_only=offline, output_loading_info=True
-    )
+    bars = transformers.utils.logging
+    with_bars = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # they are drawn on what is no terminal, too
+    try:
+        module, info = transformers.AutoModelForImageClassification.from_pretrained(
+            repo, local_files_only=offline, output_loading_info=True
+        )
+    finally:
+        if with_bars:
+            bars.enable_progress_bar()
     if info["missing_keys"]:  # it fills them with random numbers
         raise CheckpointError(f"hf:{repo} holds no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     processor = transformers.AutoImageProcessor.from_pretrained(repo, local_files_only=offline)
@@ -231,33 +237,3 @@ _PRETRAINED = {
     "file": _file_pretrained,
     "gradlens": _own_pretrained,
 }
-
-
-@contextlib.contextmanager
-def network(offline: bool, name: str) -> Iterator[None]:
-    """Where libraries may look things up: forbidden when offline; what goes wrong becomes one line.
-
-    huggingface_hub reads its offline switch when it is imported, so both the variable and the read value are set, and
-    set back.
-    """
-    from huggingface_hub import constants
-
-    before, value = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    except GradlensError:
-        raise
-    except Exception as err:  # a dozen kinds, from four libraries
-        why = re.sub(r"\s+", " ", str(err)).strip()[:200] or type(err).__name__
-        hint = "it is not in the cache; run once without --offline" if offline else "is the network there?"
-        raise CheckpointError(f"{name}: its weights or config cannot be had ({hint}): {why}") from err
-    finally:
-        constants.HF_HUB_OFFLINE = value
-        if offline:
-            if before is None:
-                del os.environ["HF_HUB_OFFLINE"]
-            else:
-                os.environ["HF_HUB_OFFLINE"] = before
