@@ -20,10 +20,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from gradlens.errors import NotFoundError, TrainingError
 from gradlens.runtime import Runtime, seed_everything
-from gradlens.train import loop, recipes
+from gradlens.train import freezing, loop, optimise, recipes
 from gradlens.train.augment import _DRAWS, Augmenter, derive_seed, draw
 from gradlens.train.images import Images, mean_and_std
-from gradlens.train.settings import Augment, Recipe
+from gradlens.train.settings import Augment, Phase, Recipe
+from gradlens.zoo import heads
 
 QUIET = Runtime(device="cpu", quiet=True)
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean, std that change nothing
@@ -352,7 +353,7 @@ def test_the_average_copies_whole_numbers() -> None:
         module.weight.fill_(1.0)
     expected = torch.zeros(2)
     for step in range(50):
-        loop._move_average(average, module, 0.9, step)
+        optimise.move_average(average, module, 0.9, step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = expected * decay + (1 - decay)
     torch.testing.assert_close(average.weight.detach(), expected)
@@ -363,7 +364,8 @@ def test_weight_decay_spares_biases_norms_and_positions() -> None:
     import timm
 
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=1, num_heads=2, num_classes=2)
-    decayed, plain = loop._optimiser(vit, recipe().optimiser).param_groups
+    chosen = freezing.choose(vit, 32, ["all"])
+    decayed, plain = optimise.optimiser_of(vit, recipe().optimiser, Phase(epochs=1), chosen).param_groups
     names = {id(p): n for n, p in vit.named_parameters()}
     spared = {names[id(p)] for p in plain["params"]}
     assert {"pos_embed", "cls_token", "blocks.0.norm1.weight", "head.bias"} <= spared
@@ -377,13 +379,13 @@ def test_only_a_head_drawn_for_many_classes_is_drawn_anew() -> None:
     body, head = nn.Linear(1280, 1280), nn.Linear(1280, 8)
     module = nn.Sequential(body, head)
     before = body.weight.clone(), head.weight.clone()
-    loop.calm(module, 8)
+    heads.calm(module, 8)
     assert torch.equal(before[0], body.weight)
     assert torch.equal(before[1], head.weight)
     nn.init.uniform_(head.weight, -(8**-0.5), 8**-0.5)  # EfficientNet's, for eight classes
     features = torch.rand(64, 1280)
     assert head(features).std() > 3
-    loop.calm(module, 8)
+    heads.calm(module, 8)
     assert head(features).std() < 1
     assert torch.equal(before[0], body.weight)
 

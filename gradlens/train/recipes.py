@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradlens.errors import NotFoundError, TrainingError, suggest
+from gradlens.train import strategies
 from gradlens.train.settings import Recipe
 from gradlens.zoo.architectures import ARCHITECTURES
 
@@ -89,7 +90,13 @@ def complete(table: Mapping[str, Any]) -> Recipe:
         TrainingError: a field is unknown, missing or out of range; the message names it.
     """
     try:
-        return Recipe.model_validate(table)
+        recipe = Recipe.model_validate(table)
+        if recipe.strategy and not recipe.phases:
+            made = strategies.phases(recipe.strategy, recipe.epochs, recipe.optimiser.lr)
+            recipe = recipe.model_copy(update={"phases": made})
+        elif recipe.strategy:
+            raise TrainingError(f"recipe {recipe.recipe!r} for {recipe.model}: give either strategy or phases")
+        return recipe
     except ValidationError as err:
         raise TrainingError(f"recipe {table['recipe']!r} for {table['model']}: {_explained(err)}") from err
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gradlens.zoo.heads import Head
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -51,26 +53,32 @@ class Augment(_Strict):
     """Random changes to training images, drawn anew for each image and epoch.
 
     Attributes:
-        pad: shift by up to so many pixels each way, with the border reflected (He et al. 2016 pad with zeros).
+        pad: shift by up to so many pixels each way: a random crop of the padded image.
+        padding_mode: what is seen beyond the image's border: its ``"reflect"``-ion, or ``"constant"`` black (as
+            torchvision's RandomCrop and RandomRotation have it).
         scale: area of a random crop, as fractions (low, high) of the image; (1, 1) crops nothing.
         ratio: aspect ratio of that crop (low, high), width over height.
         rotation: up to so many degrees each way.
-        flip: probability of a horizontal flip.
+        flip, vertical_flip: probability of a horizontal, a vertical flip.
         brightness, contrast, saturation: factor drawn from [1 - x, 1 + x].
         hue: turned by up to so many full turns of the colour circle each way.
         grayscale: probability that all colour goes.
-        erase: probability that a rectangle is filled with the mean colour (Zhong et al. 2020; a square of half the
-            side with probability 1 is DeVries & Taylor's 2017 cutout).
+        erase: probability that a rectangle, wholly inside, is filled with the mean colour (Zhong et al. 2020).
         erase_area: area of that rectangle, as fractions (low, high) of the image.
-        policy: a policy drawn per image before the rest: ``"randaugment"``, ``"autoaugment"``, ``"trivialaugment"``,
-            ``"augmix"`` (torchvision's) or timm's notation (``"rand-m9-mstd0.5-inc1"``); empty for none.
+        cutout: side in pixels of a square of the mean colour around any point of each image, cut off at its border
+            (DeVries & Taylor 2017; theirs for CIFAR-10: 16); 0 for none.
+        policy: a policy drawn per image before the rest: torchvision's ``"randaugment"``, ``"autoaugment"``
+            (``-cifar10``, ``-svhn``), ``"trivialaugment"``, ``"augmix"``, or timm's notation
+            (``"rand-m9-mstd0.5-inc1"``, ``"augmix-m5-w4-d2"``, ``"original-mstd0.5"``); empty for none.
     """
 
     pad: Annotated[int, Field(ge=0)] = 0
+    padding_mode: Literal["reflect", "constant"] = "reflect"
     scale: tuple[Fraction, Fraction] = (1.0, 1.0)
     ratio: tuple[Positive, Positive] = (1.0, 1.0)
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     flip: Fraction = 0.0
+    vertical_flip: Fraction = 0.0
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
@@ -78,6 +86,7 @@ class Augment(_Strict):
     grayscale: Fraction = 0.0
     erase: Fraction = 0.0
     erase_area: tuple[Fraction, Fraction] = (0.02, 0.2)
+    cutout: Annotated[int, Field(ge=0)] = 0
     policy: str = ""
 
     @model_validator(mode="after")
@@ -86,6 +95,10 @@ class Augment(_Strict):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got ({low}, {high})")
+        if self.policy:
+            from gradlens.train.policies import transform  # loads timm, which most recipes can do without here
+
+            transform(self.policy, 32, (0.5, 0.5, 0.5))
         return self
 
 
@@ -155,29 +168,14 @@ class Stopping(_Strict):
     metric: Literal["loss", "accuracy"] = "loss"
 
 
-class Head(_Strict):
-    """What turns the backbone's features into logits.
-
-    Attributes:
-        kind: ``"own"`` (the architecture's), ``"linear"``, ``"mlp"`` (pooled features, Linear, ReLU, Dropout, Linear)
-            or ``FILE.py:FACTORY``, called with ``in_features`` and ``num_classes``.
-        hidden: width of the MLP's hidden layer.
-        dropout: of the MLP, and before a linear head.
-    """
-
-    kind: str = "own"
-    hidden: Count = 256
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
 class Phase(_Strict):
     """A part of a run with its own set of trainable parameters, optimiser state and schedule.
 
     Attributes:
         epochs: passes over the training images.
-        train: what learns: ``"all"``; ``"head"``; ``"last:N"`` (the last N stages); or names and globs of depths as
-            ``gradlens layers`` prints them (the parameters on the stretch that ends at that depth). Norms of what does
-            not learn keep their statistics.
+        train: what learns: ``"all"``; ``"head"`` (which learns only where it is named); ``"last:N"`` (the last N
+            stages); names and globs of depths as ``gradlens layers`` prints them (the parameters on the stretch that
+            ends at that depth), or of other modules. Norms of what does not learn keep their statistics.
         lr: highest learning rate; ``None`` for the optimiser's.
         backbone_lr: learning rate of everything but the head, as a factor of ``lr``.
     """
@@ -186,6 +184,16 @@ class Phase(_Strict):
     train: tuple[str, ...] = ("all",)
     lr: Positive | None = None
     backbone_lr: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Phase:
+        if not self.train or not all(self.train):
+            raise ValueError(f"train must name what learns, like ('head',), got {self.train}")
+        for part in self.train:
+            kind, colon, count = part.partition(":")
+            if kind == "last" and colon and not (count.isdigit() and int(count)):
+                raise ValueError(f"train: expected last:N with N of at least 1, got {part!r}")
+        return self
 
 
 class Recipe(_Strict):
@@ -206,7 +214,7 @@ class Recipe(_Strict):
         pretrained: where the weights come from before the first step: ``""`` (drawn from ``seed``), ``"imagenet"`` (the
             library's own), a model of the zoo (``cifar10/resnet``) or a path. ``mean`` and ``std`` are theirs, then.
         strategy: a name of :mod:`gradlens.train.strategies`, which fills ``phases`` in; empty where they are given.
-        phases: what is trained when; none: everything, for ``epochs``.
+        phases: what is trained when, ``epochs`` in all; none: everything.
         head: what turns features into logits.
         epochs, batch_size: passes over the training images, of all phases together; images per step.
         class_weights: ``"balanced"`` weights each class's loss by the inverse of its share of the training images.
@@ -255,15 +263,19 @@ class Recipe(_Strict):
     def _fits(self) -> Recipe:
         if 0 < self.cache_size < self.input_size:
             raise ValueError(f"cache_size must be at least input_size ({self.input_size}), got {self.cache_size}")
+        if self.augment.pad >= (self.cache_size or self.input_size):
+            raise ValueError(f"augment.pad must be less than the image's side, got {self.augment.pad}")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or neither (they are then computed)")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+        if self.phases and (total := sum(p.epochs for p in self.phases)) != self.epochs:
+            raise ValueError(f"epochs must be those of all phases together ({total}), got {self.epochs}")
         return self
 
     def _decisive(self) -> dict[str, Any]:
         """What decides the weights, but for the images: names, texts and places are left out."""
-        fields = self.model_dump(mode="json", exclude={"recipe", "title", "collection", "model"})
+        fields = self.model_dump(mode="json", exclude={"recipe", "title", "collection", "model", "strategy"})
         for place in ("train", "select", "test", "probes"):  # fingerprints stand for what lies there
             del fields["data"][place]
         return fields

@@ -19,9 +19,9 @@ from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.train import loop, recipes
-from gradlens.train.images import Images, in_memory, mean_and_std
+from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.settings import Recipe
-from gradlens.zoo import checkpoints
+from gradlens.zoo import checkpoints, heads
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
 
@@ -79,7 +79,7 @@ def train(
     recipe = prepared.recipe
     seed_everything(recipe.seed)
     module = build(recipe.builder, recipe.arguments, len(prepared.classes))
-    loop.calm(module, len(prepared.classes))
+    heads.calm(module, len(prepared.classes))
     parameters = sum(p.numel() for p in module.parameters())
     runtime.say(
         f"{recipe.model}: {parameters:,} parameters, {len(prepared.images):,} training and "
@@ -213,7 +213,7 @@ def as_document(result: Result) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The images of a recipe, in memory.
+    """The images of a recipe, decoded.
 
     Attributes:
         recipe: with ``mean`` and ``std`` filled in.
@@ -273,8 +273,8 @@ def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
             f"{select.location} and {training.location} must have the same classes; "
             f"only one of them has {', '.join(odd)}"
         )
-    images, lost = in_memory(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
-    chosen, lost_too = in_memory(select, classes, recipe, recipe.input_size, runtime)
+    images, lost = load_images(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
+    chosen, lost_too = load_images(select, classes, recipe, recipe.input_size, runtime)
     for skipped in (*lost, *lost_too):
         runtime.say(f"left out: {skipped.path}: {skipped.reason}")
     data = {
