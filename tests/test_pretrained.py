@@ -234,6 +234,11 @@ def test_transformers_from_a_folder(deit: Path) -> None:
     assert set(loaded.head) == {"classifier.weight", "classifier.bias"}
     assert loaded.preprocess is not None
     assert (loaded.preprocess.mean, loaded.preprocess.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    larger, _, loaded = start("imagenet", f"hf:{deit}", {"image_size": 48}, PETS, offline=True)
+    (name,) = (k for k in published if k.endswith("position_embeddings"))
+    assert loaded.misshaped == ()
+    assert larger.state_dict()[name].shape == (1, 2 + 36, 24)
+    assert same(larger.state_dict()[name][:, :2], published[name][:, :2])  # class and distillation tokens have no place
 
 
 @pytest.mark.parametrize(
@@ -250,9 +255,8 @@ def test_without_network_and_cache_it_says_so_at_once(
     monkeypatch.setattr("gradlens.zoo.downloads.reachable", lambda url: False)
     monkeypatch.setattr("gradlens.zoo.foreign.reachable", lambda url: False)
     started = time.perf_counter()
-    module = build_seeded("timm:resnet10t" if builder.startswith("hf:") else builder, {}, 2)
     with pytest.raises(CheckpointError) as refused:
-        pretrained.load(module, "imagenet", builder=builder, arguments={}, classes=PETS, offline=offline)
+        pretrained.find("imagenet", builder, offline=offline)
     assert time.perf_counter() - started < 10  # retries alone would take three times that
     message = str(refused.value)
     assert "\n" not in message

@@ -106,23 +106,30 @@ def _own(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
 
 
 def _hub(repo: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
-    document = hub_config(repo)
+    path = _hub_config(repo)
+    document = json.loads(path.read_text(encoding="utf-8"))
     if "pretrained_cfg" in document:
         return _timm(document["architecture"], {**_timm_arguments(document), **arguments}, num_classes)
     transformers = import_transformers()
-    config = transformers.AutoConfig.from_pretrained(repo, **arguments)
+    config = transformers.AutoConfig.from_pretrained(path.parent, **arguments)
     config.num_labels = num_classes  # as an argument it would quarrel with the names of the repository's own classes
     return transformers.AutoModelForImageClassification.from_config(config)
 
 
 def hub_config(repo: str) -> dict[str, Any]:
     """The ``config.json`` of a repository, or of a folder in its layout."""
-    from huggingface_hub import hf_hub_download
+    return dict(json.loads(_hub_config(repo).read_text(encoding="utf-8")))
+
+
+def _hub_config(repo: str) -> Path:
+    """Where it lies; what is in the cache already is taken from there, without asking whether a newer one exists."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     path = Path(repo) / "config.json"
-    if not path.is_file():
-        path = Path(hf_hub_download(repo, "config.json"))
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    if path.is_file():
+        return path
+    cached = try_to_load_from_cache(repo, "config.json")
+    return Path(cached if isinstance(cached, str) else hf_hub_download(repo, "config.json"))
 
 
 def _timm_arguments(document: Mapping[str, Any]) -> dict[str, Any]:

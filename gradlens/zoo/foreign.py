@@ -32,7 +32,7 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
             f"{name} names an architecture, not weights: say --weights FILE, --weights pretrained or --weights random"
         )
     kind, rest = split_builder(name)
-    lookup = hub() if kind == "hf" and not Path(rest).is_dir() else ""  # the others build without asking anybody
+    lookup = server_of(name)
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     if weights == "pretrained":
@@ -59,6 +59,12 @@ def load_foreign(name: str, *, weights: str | None, classes: int | None, offline
     if classes is not None and k != classes:
         raise ModelError(f"{name} has {k} outputs, {classes} were asked for; its factory should heed num_classes")
     return LoadedModel(name, module, labels or class_names(kind, rest, k), preprocess, name, weights=origin)
+
+
+def server_of(builder: str) -> str:
+    """The address that building an architecture asks; empty for those that are built without asking anybody."""
+    kind, rest = split_builder(builder)
+    return hub() if kind == "hf" and not Path(rest).is_dir() else ""
 
 
 # ---------------------------------------------------------------- preprocessing and class names

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradlens.errors import CheckpointError
 from gradlens.records import Preprocess
-from gradlens.zoo.build import build, split_builder
+from gradlens.zoo.build import build, hub_config, split_builder
 from gradlens.zoo.cards import Card, Preprocessing
 from gradlens.zoo.checkpoints import CONFIG, full_name, load_folder, save
 from gradlens.zoo.weights import fitted, load_state, read_state_dict
@@ -81,7 +81,7 @@ def import_checkpoint(
     if (folder / CONFIG).exists() and not replace:
         raise CheckpointError(f"{folder} is a checkpoint already; choose another name, or say --force to replace it")
     kind, _ = split_builder(arch)
-    given = {**_size_argument(arch, preprocess), **(arguments or {})}
+    given = {**size_argument(arch, preprocess), **(arguments or {})}
     state = read_state_dict(weights)
     module = module_with(arch, given, state, len(classes), weights)
     half = all(t.dtype == torch.float16 for t in state.values() if t.is_floating_point())  # rounding would move scores
@@ -110,11 +110,16 @@ def import_checkpoint(
     return card
 
 
-def _size_argument(arch: str, preprocess: Preprocess) -> dict[str, Any]:
+def size_argument(arch: str, preprocess: Preprocess) -> dict[str, Any]:
     """The argument of networks that are built for one input size (ViT, Swin), where it is not their default."""
     kind, name = split_builder(arch)
+    height, width = preprocess.size
+    side = height if height == width else [height, width]
     if kind == "torchvision" and name.startswith("vit_") and preprocess.size != (224, 224):
-        return {"image_size": preprocess.size[0]}
+        return {"image_size": height}
+    if kind == "hf":
+        own = hub_config(name).get("image_size")
+        return {"image_size": side} if own is not None and own != side else {}
     if kind != "timm":
         return {}
     from timm.models import get_pretrained_cfg
@@ -122,5 +127,4 @@ def _size_argument(arch: str, preprocess: Preprocess) -> dict[str, Any]:
     cfg = get_pretrained_cfg(name)
     if cfg is None or not cfg.fixed_input_size or tuple(cfg.input_size[1:]) == preprocess.size:
         return {}
-    height, width = preprocess.size
-    return {"img_size": height if height == width else [height, width]}
+    return {"img_size": side}

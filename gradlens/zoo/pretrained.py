@@ -8,6 +8,7 @@ error, because it is then another network.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,12 @@ def load(
     offline: bool = False,
     zoo: Path | None = None,
 ) -> Loaded:
-    """Give ``module``, freshly built, the weights that ``spec`` names, in place, as far as they fit.
+    """:func:`find` and :func:`fit` in one."""
+    return fit(module, find(spec, builder, offline=offline, zoo=zoo), builder, arguments, classes)
+
+
+def fit(module: nn.Module, found: Found, builder: str, arguments: Mapping[str, Any], classes: Sequence[str]) -> Loaded:
+    """Give ``module``, freshly built, the weights that were found, in place, as far as they fit.
 
     The classifier is taken over only where its classes are the same, name by name (a bare file has no names: there the
     number decides). Position embeddings and biases of another input size are resampled where timm or torchvision know
@@ -84,17 +90,13 @@ def load(
 
     Args:
         module: what ``builder`` made of ``arguments``, with one output per class, and its head.
-        spec: ``"imagenet"`` (the library's own weights), a model of the zoo, a checkpoint folder, or a weight file.
-        builder, arguments: see :func:`gradlens.zoo.build.build`.
+        found: the weights.
+        builder, arguments: see :func:`gradlens.zoo.build.build`; for the message.
         classes: names, in the order of the module's logits.
-        offline: look nothing up on a network; what lies in a cache serves.
-        zoo: folder of checkpoints; ``None`` for ``./checkpoints``, then gradlens' own.
 
     Raises:
-        NotFoundError: no such model.
-        CheckpointError: the weights cannot be had, are not finite, or more than half of the network's do not fit.
+        CheckpointError: the weights are not finite, or more than half of the network's do not fit.
     """
-    found = _find(spec, builder, offline, zoo)
     own = module.state_dict()
     places = tuple(f"{path}." for path in heads.find(module, len(classes)))
     body = {k: t for k, t in own.items() if not k.startswith(places)}
@@ -125,9 +127,8 @@ def load(
         ),
         misshaped=tuple(k for k in body if k in state and not matches(k)),
     )
-    if 2 * sum(n for name, n in sizes.items() if name in fits and name in body) < sum(
-        n for name, n in sizes.items() if name in body
-    ):
+    before = {name: n for name, n in sizes.items() if name in body}  # the classifier
+    if 2 * sum(n for name, n in before.items() if name in fits) < sum(before.values()):
         raise CheckpointError(
             f"{found.source} does not fit {builder}{_shown(arguments)}: it has only {loaded.taken:,} of its "
             f"{loaded.parameters:,} parameters; {'; '.join(loaded.misfits())}. Start from weights of the same "
@@ -141,8 +142,14 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Weights as they lie somewhere; ``classes`` is ``None`` where nobody says what the outputs mean."""
+class Found:
+    """Weights as they lie somewhere.
+
+    Attributes:
+        source, weights, preprocess: see :class:`Loaded`.
+        state: tensors by name.
+        classes: what the outputs mean; ``None`` where nobody says.
+    """
 
     source: str
     state: Mapping[str, torch.Tensor]
@@ -151,14 +158,27 @@ class _Found:
     preprocess: Preprocess | None
 
 
-def _find(spec: str, builder: str, offline: bool, zoo: Path | None) -> _Found:
+def find(spec: str, builder: str, *, offline: bool = False, zoo: Path | None = None) -> Found:
+    """Read the weights that ``spec`` names.
+
+    Args:
+        spec: ``"imagenet"`` (those of the architecture's own library), a model of the zoo, a checkpoint folder, or a
+            weight file.
+        builder: the architecture that is to get them.
+        offline: look nothing up on a network; what lies in a cache serves.
+        zoo: folder of checkpoints; ``None`` for ``./checkpoints``, then gradlens' own.
+
+    Raises:
+        NotFoundError: no such weights.
+        CheckpointError: they cannot be had, or not read.
+    """
     if spec == "imagenet":
         return _published(builder, offline)
     path = Path(spec)
     if path.name == checkpoints.WEIGHTS and (path.parent / checkpoints.CONFIG).is_file():
         path = path.parent  # its card says more than the tensors do
     if path.is_file():
-        return _Found(str(path), read_state_dict(path), sha256_of(path), None, None)
+        return Found(str(path), read_state_dict(path), sha256_of(path), None, None)
     known = checkpoints.names(zoo)
     hint = "--pretrained takes imagenet, a model of the zoo, a checkpoint folder or a weight file"
     try:
@@ -168,10 +188,10 @@ def _find(spec: str, builder: str, offline: bool, zoo: Path | None) -> _Found:
     if name not in known and not path.is_dir():  # timm:NAME: an architecture, and ours is chosen already
         raise NotFoundError("weights", spec, known, hint)
     model = checkpoints.load_folder(known.get(name, path), name)
-    return _Found(name, model.module.state_dict(), model.weights, model.classes, model.preprocess)
+    return Found(name, model.module.state_dict(), model.weights, model.classes, model.preprocess)
 
 
-def _published(builder: str, offline: bool) -> _Found:
+def _published(builder: str, offline: bool) -> Found:
     """The weights that the architecture's library offers for it."""
     kind, name = split_builder(builder)
     if kind == "gradlens":
@@ -194,7 +214,7 @@ def _published(builder: str, offline: bool) -> _Found:
             )
     elif kind == "timm" and (tag := (getattr(module, "pretrained_cfg", None) or {}).get("tag")):
         source = f"{builder} ({tag})"
-    return _Found(source, module.state_dict(), "pretrained", model.classes, preprocess)
+    return Found(source, module.state_dict(), "pretrained", model.classes, preprocess)
 
 
 # ---------------------------------------------------------------- fitting
@@ -209,13 +229,31 @@ def _resampled(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str
             return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state)))
         except ValueError as err:
             raise CheckpointError(f"position embeddings cannot be resampled: {err}") from err
-    rewrite = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-    if rewrite is None or not type(module).__module__.startswith("timm."):
+    library = type(module).__module__
+    if library.startswith("transformers."):
+        return {k: _grid_resampled(k, t, module.state_dict()) for k, t in state.items()}
+    rewrite = getattr(sys.modules[library], "checkpoint_filter_fn", None)
+    if rewrite is None or not library.startswith("timm."):
         return dict(state)
     try:
         return dict(rewrite(dict(state), module))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return dict(state)  # another architecture's names: what does not fit is listed as such
+
+
+def _grid_resampled(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Position embeddings (1, prefix tokens + rows × columns, C) for another square grid; anything else as it is."""
+    from timm.layers import resample_abs_pos_embed
+
+    wanted = own[name].shape if name in own else tensor.shape
+    if not name.endswith("position_embeddings") or tensor.ndim != 3 or tensor.shape == wanted:
+        return tensor
+    for prefix in range(3):  # none, the class token, DeiT's distillation token
+        old, new = (math.isqrt(max(0, n - prefix)) for n in (tensor.shape[1], wanted[1]))
+        if old * old + prefix == tensor.shape[1] and new * new + prefix == wanted[1]:
+            resampled: torch.Tensor = resample_abs_pos_embed(tensor, [new, new], [old, old], num_prefix_tokens=prefix)
+            return resampled
+    return tensor
 
 
 def _few(names: Sequence[str], most: int = 4) -> str:
