@@ -1,4 +1,4 @@
-"""Puts the zoo and the probe sets into the wheel, as ``gradlens/_bundled/``.
+"""Puts the zoo, the probe sets and the studies into the wheel, as ``gradlens/_bundled/``.
 
 An editable installation reads them from the source tree, so nothing is copied there. What a source tree does not have
 (a sparse clone, say) is left out of the wheel with a remark: the package works without, with folders of one's own.
@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLED = ("checkpoints/vehicles", "probe_sets")
+BUNDLED = ("checkpoints/vehicles", "probe_sets", "studies")
 # file by file, so that the leavings of an interrupted training or of a file browser stay behind
 KINDS = {".toml", ".csv", ".json", ".md", ".safetensors", ".jpg", ".png"}
 

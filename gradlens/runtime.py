@@ -154,8 +154,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{n: _version(n) for n in names if _version(n)[0] != "("}}
 
 
-def bundled(name: Literal["checkpoints", "probe_sets"]) -> Path:
-    """Where the zoo or the probe sets that come with gradlens lie: in an installed wheel, else in the source tree."""
+def bundled(name: Literal["checkpoints", "probe_sets", "studies"]) -> Path:
+    """Where the zoo, the probe sets or the studies that come with gradlens lie: in an installed wheel, else in the source tree."""
     package = Path(__file__).parent
     inside = package / "_bundled" / name
     return inside if inside.is_dir() else package.parent / name

@@ -28,6 +28,7 @@ COMMANDS = {
     "layers": ("layers", "The depths found in a model: path, stride, shape, selectors."),
     "shift-eval": ("shift_eval", "Scores, gaps with intervals, figures: what survives outside the data?"),
     "train": ("train", "Train a recipe on a data set; leaves a checkpoint of the zoo."),
+    "study": ("study", "Train and compare all runs of a published kind of study; leaves a report."),
     "zoo": ("zoo", "List, show, import and verify trained models."),
     "probe": ("probe", "Add, check, list and render probe sets."),
     "bench": ("bench", "Parameters, FLOPs, size, latency, throughput of models."),

@@ -54,9 +54,12 @@ class Table:
 
 
 def page_title(run: Run) -> str:
-    """``14 models on vehicles-test and 9 probe sets``."""
-    return f"{len(run.models)} {'model' if len(run.models) == 1 else 'models'} on {run.in_dist}" + (
-        f" and {len(run.probes)} probe {'set' if len(run.probes) == 1 else 'sets'}" if run.probes else ""
+    """``14 models on vehicles-test and 9 probe sets``, after what ``run.json`` says it is about."""
+    about = f"{run.about['title']}: " if run.about.get("title") else ""
+    return (
+        about
+        + f"{len(run.models)} {'model' if len(run.models) == 1 else 'models'} on {run.in_dist}"
+        + (f" and {len(run.probes)} probe {'set' if len(run.probes) == 1 else 'sets'}" if run.probes else "")
     )
 
 

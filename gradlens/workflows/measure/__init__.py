@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from gradlens.errors import InputError
 from gradlens.report import page
 from gradlens.runtime import Runtime
 from gradlens.workflows.measure import leave, published, questions
-from gradlens.workflows.measure.analyses import ANALYSES, Outcome, Subject, analyse, chosen
+from gradlens.workflows.measure.analyses import ANALYSES, Analysis, Outcome, Subject, analyse, chosen
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
 from gradlens.workflows.measure.score import Findings, score
 from gradlens.workflows.run_folder import RunFolder
@@ -46,8 +46,16 @@ class Measurement:
     document: dict[str, Any]
 
 
-def shift_eval(request: Request, runtime: Runtime) -> Measurement:
+def shift_eval(
+    request: Request, runtime: Runtime, *, more: Sequence[Analysis] = (), about: Mapping[str, Any] | None = None
+) -> Measurement:
     """Score models on an in-distribution set and on probe sets; writes the run folder ``request.out``.
+
+    Args:
+        request: what was asked for.
+        runtime: where it runs.
+        more: analyses beyond the registered ones, told before them.
+        about: what ``run.json`` records besides, such as the ``title`` of the page.
 
     Raises:
         GradlensError: something that was asked for cannot be had; what was finished by then is kept.
@@ -62,7 +70,7 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
         found = score(evidence, request, runtime)
         analysing = time.perf_counter()
         subject = Subject(evidence, found, request, runtime)
-        outcomes = analyse(subject)
+        outcomes = analyse(subject, more)
         answers = questions.rows(subject, outcomes)
         found = replace(found, marks=_once([found.marks, *(o.marks for o in outcomes.values())]))
         found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values())]))
@@ -72,7 +80,7 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
             runtime.say(f"note: {note}")
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
-        analyses = leave.write_outcomes(run, outcomes, answers)
+        analyses = leave.write_outcomes(run, outcomes, answers, {a.name: a for a in (*ANALYSES.values(), *more)})
         leave.draw(run, evidence, found, outcomes, request, runtime)
         ended = time.perf_counter()
         timings = {
@@ -81,10 +89,10 @@ def shift_eval(request: Request, runtime: Runtime) -> Measurement:
             "analyses": writing - analysing,
             "tables and figures": ended - writing,
         }
-        about = leave.run_json(evidence, found, request, runtime, {**timings, "total": ended - started})
-        about |= {"analyses": analyses, "questions": answers}
-        run.add(page.build(run.path, about))
-        run.finish(about)
+        told = leave.run_json(evidence, found, request, runtime, {**timings, "total": ended - started})
+        told |= {"analyses": analyses, "questions": answers, **(about or {})}
+        run.add(page.build(run.path, told))
+        run.finish(told)
         document = leave.document(evidence, found, run) | {"analyses": analyses, "questions": answers}
         return Measurement(evidence, found, outcomes, leave.as_text(evidence, found, request, outcomes), document)
 

@@ -15,7 +15,7 @@ from gradlens.runtime import Runtime, versions, whole_file
 from gradlens.shift import metrics, store, tables
 from gradlens.shift.tables import Column
 from gradlens.workflows.measure import questions
-from gradlens.workflows.measure.analyses import ANALYSES, Outcome, lines
+from gradlens.workflows.measure.analyses import Analysis, Outcome, lines
 from gradlens.workflows.measure.evidence import Evidence, Request
 from gradlens.workflows.measure.score import Findings
 from gradlens.workflows.run_folder import RunFolder
@@ -249,7 +249,10 @@ def draw(
 
 
 def write_outcomes(
-    run: RunFolder, outcomes: Mapping[str, Outcome], answers: Sequence[Mapping[str, Any]]
+    run: RunFolder,
+    outcomes: Mapping[str, Outcome],
+    answers: Sequence[Mapping[str, Any]],
+    analyses: Mapping[str, Analysis],
 ) -> list[dict[str, Any]]:
     """The tables of the analyses and ``questions.csv``; returns what ``run.json`` says of them."""
     tables.write_csv(run.file("questions.csv"), questions.COLUMNS, answers)
@@ -260,8 +263,8 @@ def write_outcomes(
         told.append(
             {
                 "name": name,
-                "title": ANALYSES[name].title,
-                "what": ANALYSES[name].what,
+                "title": analyses[name].title,
+                "what": analyses[name].what,
                 "findings": list(outcome.findings),
                 "notes": list(outcome.notes),
                 "tables": list(outcome.tables),

@@ -7,6 +7,7 @@ terminal and ``--json`` show it without knowing it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from gradlens.errors import InputError
@@ -44,13 +45,18 @@ def chosen(request: Request) -> list[Analysis]:
     return wanted
 
 
-def analyse(subject: Subject) -> dict[str, Outcome]:
-    """The outcome of every analysis that was asked for, by name."""
+def analyse(subject: Subject, more: Sequence[Analysis] = ()) -> dict[str, Outcome]:
+    """The outcome of every analysis that was asked for, by name.
+
+    Args:
+        subject: what they work on.
+        more: analyses of the caller's own; they are done last, so that they know the others, and told first.
+    """
     settled: dict[str, Outcome] = {}
-    for one in chosen(subject.request):
+    for one in (*chosen(subject.request), *more):
         if one.cost != "none":
             subject.runtime.say(f"{one.title.lower()} ...")
         settled[one.name] = one.of(
             Subject(subject.evidence, subject.found, subject.request, subject.runtime, dict(settled))
         )
-    return settled
+    return {a.name: settled.pop(a.name) for a in more} | settled

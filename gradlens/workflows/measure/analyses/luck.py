@@ -49,14 +49,17 @@ def of_subject(subject: Subject) -> Outcome:
     if alone:
         notes.append(f"one run each, so nothing is known of their training luck: {', '.join(alone)}")
     for quantity, s in [("accuracy", s) for s in subject.evidence.sets] + [("gap", p) for p in subject.evidence.probes]:
-        sides, head = _sides(subject, quantity, s, several)
-        if sides is None:
+        own_sides, head = sides(subject, quantity, s, several)
+        if own_sides is None:
             notes.append(f"{s.name}: no training luck of the {quantity}; {head['reason']}")
             continue
         head |= {"quantity": quantity, "dataset": s.name}
-        for name, values in sides.items():
+        for name, values in own_sides.items():
             rows.append(_row(name, values, head, subject.request.confidence))
-        own = [_test(a, b, sides[a], sides[b], head, subject.request.confidence) for a, b in combinations(sides, 2)]
+        own = [
+            _test(a, b, own_sides[a], own_sides[b], head, subject.request.confidence)
+            for a, b in combinations(own_sides, 2)
+        ]
         for row, p in zip(own, holm([r["p"] for r in own]), strict=True):
             row |= {"p_holm": p, "tests": len(own)}
         tests += own
@@ -70,7 +73,7 @@ def of_subject(subject: Subject) -> Outcome:
     )
 
 
-def _sides(
+def sides(
     subject: Subject, quantity: str, s: SetInfo, several: dict[str, list[str]]
 ) -> tuple[dict[str, list[np.ndarray]] | None, dict[str, Any]]:
     """Per family its (runs, n) values of each side, on images that every run was scored on; ``None`` and a reason."""
