@@ -4,6 +4,16 @@ Every image has its own draws, and they depend on nothing but (seed, epoch, the 
 batches, the number of threads, or on whether the run was interrupted. Geometry is one resampling per image and colour
 one 3×4 matrix per image, which keeps the data path at a few per cent of a training step; torchvision's transforms work
 on one image at a time, or change a batch alike.
+
+They do what torchvision's do (the tests hold them against it), except that
+
+- a random crop whose side would be longer than the image's is cut to it, where RandomResizedCrop draws again, up to ten
+  times; and it is resampled bilinearly without a low-pass filter, so keep ``cache_size`` below twice ``input_size``;
+- a rotation shows what lies beyond a crop's corners, where the image goes on there; RandomRotation paints them black;
+- ColorJitter's four changes come in one order (saturation, hue, contrast, brightness) and are clipped once, at the end;
+  torchvision shuffles them and clips after each;
+- hue turns the chroma plane of YIQ, which keeps the luma; torchvision turns HSV's hue, which keeps the maximum;
+- RandomErasing's rectangle has an aspect ratio of 1/2 to 2; torchvision's, by default, of 0.3 to 3.3.
 """
 
 from __future__ import annotations
@@ -17,7 +27,9 @@ from gradlens.train.settings import Augment
 
 # one uniform number per image and use, in this order
 _DRAWS = ("area", "aspect", "top", "left", "angle", "flip", "brightness", "contrast", "saturation", "hue", "gray",
-          "erase", "erase_area", "erase_aspect", "erase_top", "erase_left")  # fmt: skip
+          "erase", "erase_area", "erase_aspect", "erase_top", "erase_left",
+          "vertical_flip", "cutout_top", "cutout_left")  # fmt: skip
+_FIRST = 16  # drawn together; what came later is drawn after them, so that recipes without it give what they gave
 
 # RGB -> luma and two chroma axes, of NTSC's YIQ: hue is an angle in the chroma plane
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -34,7 +46,8 @@ def derive_seed(seed: int, epoch: int, use: int) -> int:
 def draw(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The uniform numbers of one epoch: (count, D) float32 in [0, 1); row i belongs to image i."""
     generator = torch.Generator().manual_seed(derive_seed(seed, epoch, use=1))
-    return torch.rand(count, len(_DRAWS), generator=generator)
+    parts = (_FIRST, len(_DRAWS) - _FIRST)
+    return torch.cat([torch.rand(count, part, generator=generator) for part in parts], dim=1)
 
 
 class Augmenter:
@@ -67,14 +80,17 @@ class Augmenter:
         x = self._geometry(images, u)
         x = self._colour(x, u)
         x = (x - self.mean.to(x.device)) / self.std.to(x.device)
-        return self._erase(x, u)
+        return self._cut_out(self._erase(x, u), u)
 
     def _geometry(self, images: torch.Tensor, u: dict[str, torch.Tensor]) -> torch.Tensor:
         """Crop, rotate, flip, shift: (N, 3, H, W) uint8 -> (N, 3, size, size) float32 on a 0-1 scale."""
         a, n, size = self.augment, len(images), self.size
-        flip = u["flip"] < a.flip
+        flip, turn = u["flip"] < a.flip, u["vertical_flip"] < a.vertical_flip
         if a.scale == (1, 1) and a.ratio == (1, 1) and not a.rotation and images.shape[-2:] == (size, size):
-            return _shift(images, a.pad, flip, u).float() / 255
+            shifted = _shift(images, a.pad, a.padding_mode, u)
+            for dim, chosen in ((3, flip), (2, turn)):
+                shifted = torch.where(chosen[:, None, None, None].to(images.device), shifted.flip(dim), shifted)
+            return shifted.float() / 255
 
         area = a.scale[0] + u["area"] * (a.scale[1] - a.scale[0])
         aspect = torch.exp(_between(u["aspect"], math.log(a.ratio[0]), math.log(a.ratio[1])))
@@ -84,12 +100,15 @@ class Augmenter:
         x = (u["left"] * 2 - 1) * (1 - width + slack)  # the crop's middle, in grid_sample's -1..1
         y = (u["top"] * 2 - 1) * (1 - height + slack)
         angle = (u["angle"] * 2 - 1) * math.radians(a.rotation)
-        mirror = torch.where(flip, -1.0, 1.0)
+        mirror, upset = torch.where(flip, -1.0, 1.0), torch.where(turn, -1.0, 1.0)
         theta = torch.empty(n, 2, 3)
-        theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = width * mirror * angle.cos(), -width * angle.sin(), x
-        theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = height * mirror * angle.sin(), height * angle.cos(), y
+        theta[:, 0, 0], theta[:, 0, 1], theta[:, 0, 2] = width * mirror * angle.cos(), -width * upset * angle.sin(), x
+        theta[:, 1, 0], theta[:, 1, 1], theta[:, 1, 2] = height * mirror * angle.sin(), height * upset * angle.cos(), y
         grid = F.affine_grid(theta.to(images.device), [n, 3, size, size], align_corners=False)
-        return F.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
+        if a.padding_mode == "reflect":
+            return F.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
+        sampled = F.grid_sample(images.float() / 255, grid, padding_mode="border", align_corners=False)
+        return sampled * (grid.abs() <= 1 + 1e-5).all(-1)[:, None]  # rounding must not blacken the border itself
 
     def _colour(self, x: torch.Tensor, u: dict[str, torch.Tensor]) -> torch.Tensor:
         """Saturation, hue, contrast, brightness and grayscale as one affine map of RGB per image, clipped to 0-1."""
@@ -128,18 +147,30 @@ class Augmenter:
         hole = inside["top"][:, :, None] & inside["left"][:, None, :] & (u["erase"] < a.erase)[:, None, None]
         return x * ~hole[:, None].to(x.device)
 
+    def _cut_out(self, x: torch.Tensor, u: dict[str, torch.Tensor]) -> torch.Tensor:
+        """A square around a pixel drawn from all pixels, so up to three quarters of it lie outside the image."""
+        side = self.augment.cutout
+        if not side:
+            return x
+        at = torch.arange(self.size)
+        inside = []
+        for edge in ("top", "left"):
+            first = (u[f"cutout_{edge}"] * self.size).floor()[:, None] - side // 2
+            inside.append((at >= first) & (at < first + side))
+        return x * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(x.device)
+
 
 def _between(u: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return low + u * (high - low)
 
 
-def _shift(images: torch.Tensor, pad: int, flip: torch.Tensor, u: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Whole-pixel shifts of up to ``pad`` and flips: exact, no interpolation."""
-    if pad:
-        height, width = images.shape[-2:]
-        padded = F.pad(images.float(), [pad] * 4, mode="reflect").to(images.dtype)  # torch reflects no uint8
-        corners = (torch.stack([u["top"], u["left"]], dim=1) * (2 * pad + 1)).long().tolist()
-        images = torch.stack(
-            [p[:, top : top + height, left : left + width] for p, (top, left) in zip(padded, corners, strict=True)]
-        )
-    return torch.where(flip[:, None, None, None].to(images.device), images.flip(3), images)
+def _shift(images: torch.Tensor, pad: int, padding_mode: str, u: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Whole-pixel shifts of up to ``pad``: exact, no interpolation."""
+    if not pad:
+        return images
+    height, width = images.shape[-2:]
+    padded = F.pad(images.float(), [pad] * 4, mode=padding_mode).to(images.dtype)  # torch reflects no uint8
+    corners = (torch.stack([u["top"], u["left"]], dim=1) * (2 * pad + 1)).long().tolist()
+    return torch.stack(
+        [p[:, top : top + height, left : left + width] for p, (top, left) in zip(padded, corners, strict=True)]
+    )

@@ -32,7 +32,7 @@ _TORCHVISION: dict[str, Callable[[], v2.Transform]] = {
     "augmix": v2.AugMix,  # Hendrycks et al. 2020, without its consistency loss
 }
 # timm leaves out a section that it cannot read ("rand-m9-foo"), so the notation is checked here
-_TIMM = re.compile(r"(rand|augmix|originalr?|v0r?|3a)(-([a-z]+\d+(\.\d+)?|t[a-z]+))*")
+_TIMM = re.compile(r"(rand|augmix|originalr?|v0r?|3a)(-((?!t)[a-z]+\d+(\.\d+)?|t(weights|3aw?)))*")
 
 
 def transform(policy: str, side: int, mean: Sequence[float]) -> Callable[[Image.Image], Image.Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ from gradlens.data.image_set import ImageSet
 from gradlens.data.sources import open_source
 from gradlens.data.splits import split
 from gradlens.errors import InputError, TrainingError
-from gradlens.records import Preprocess, Skipped
-from gradlens.runtime import Runtime, cache_dir, seed_everything
+from gradlens.figures import style
+from gradlens.figures.learning_curves import learning_curves, run_of
+from gradlens.records import Skipped
+from gradlens.runtime import Runtime, cache_dir
 from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.train import loop, recipes
 from gradlens.train.images import Images, load_images, mean_and_std
+from gradlens.train.logs import open_logs
 from gradlens.train.settings import Recipe
-from gradlens.zoo import checkpoints, heads
-from gradlens.zoo.build import build
+from gradlens.workflows.train_start import begin, preprocess_of, sized
+from gradlens.zoo import checkpoints, pretrained
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
 
 ON_CARDS = ("accuracy", "top5", "macro_f1")  # of every set that is scored
@@ -53,6 +56,7 @@ def train(
     work: Path | None = None,
     fresh: bool = False,
     shared: dict[str, Prepared] | None = None,
+    logs: Sequence[str] = (),
 ) -> Result:
     """Train one architecture, write its checkpoint, score it.
 
@@ -60,58 +64,72 @@ def train(
         recipe: see :func:`gradlens.train.recipes.load`.
         folder: where the checkpoint goes, ``.../collection/model``.
         runtime: device, decoding threads, progress; precision and batch size are the recipe's.
-        work: folder of the training state; ``None`` for ``runs/train-<collection>-<model>``.
+        work: folder of the training state, ``metrics.jsonl``, logs and learning curves, and of the last epoch's weights
+            where another's were kept; ``None`` for ``runs/train-<collection>-<model>``.
         fresh: start anew where a state or a checkpoint is there.
         shared: images that an earlier call prepared, for architectures that are trained on the same ones; filled in.
+        logs: names of :data:`gradlens.train.logs.LOGS`, written beside ``metrics.jsonl``.
 
     Raises:
         TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
+        CheckpointError: the weights it starts from cannot be had, or do not fit.
     """
+    name = f"{folder.parent.name}/{folder.name}"
     work = work or Path("runs") / f"train-{folder.parent.name}-{folder.name}"
+    recipe = sized(recipe, runtime)
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
     elif (card := _finished(folder, recipe)) is not None:
         runtime.say(f"{folder} is trained already; --fresh trains it anew, --score-only scores it again")
         return Result(folder, card, trained=False)
-    for spec in _scored(recipe):  # a missing set ends it here, not after the last epoch
+    # what is missing ends it here, not after the last epoch
+    found = pretrained.find(recipe.pretrained, recipe.builder, offline=runtime.offline) if recipe.pretrained else None
+    for spec in _scored(recipe):
         open_source(spec, offline=runtime.offline, runtime=runtime)
-    prepared = prepare(recipe, runtime, shared)
-    recipe = prepared.recipe
-    seed_everything(recipe.seed)
-    module = build(recipe.builder, recipe.arguments, len(prepared.classes))
-    heads.calm(module, len(prepared.classes))
-    parameters = sum(p.numel() for p in module.parameters())
-    runtime.say(
-        f"{recipe.model}: {parameters:,} parameters, {len(prepared.images):,} training and "
-        f"{len(prepared.select):,} selection images of {recipe.input_size} pixels, {recipe.epochs} epochs"
-    )
-    trained = loop.train(
-        module, recipe, prepared.images, prepared.select, work, runtime, data_fingerprint=prepared.fingerprint
-    )
-    preprocess = Preprocess(
-        (3, recipe.input_size, recipe.input_size), recipe.interpolation, 1.0, recipe.crop_mode,
-        recipe.mean or (0, 0, 0), recipe.std or (1, 1, 1),
-    )  # fmt: skip
+    with open_logs(logs, work, name=name, settings=recipe.model_dump(mode="json")) as log:
+        prepared = prepare(recipe, runtime, shared)
+        begun = begin(recipe, prepared.classes, found, runtime)
+        recipe = begun.normalised(recipe, prepared.recipe)
+        runtime.say(
+            f"{recipe.model}: {len(prepared.images):,} training and {len(prepared.select):,} selection images of "
+            f"{recipe.input_size} pixels, {recipe.epochs} epochs"
+        )
+        trained = loop.train(
+            begun.module, recipe, prepared.images, prepared.select, work, runtime,
+            data_fingerprint=f"{prepared.fingerprint}{begun.fingerprint}", on_epoch=log.epoch, on_step=log.step,
+        )  # fmt: skip
     card = Card(
         builder=recipe.builder,
         arguments=recipe.arguments,
+        head=recipe.head,
         classes=prepared.classes,
-        preprocess=Preprocessing.of(preprocess, DECODE_POLICY),
+        preprocess=Preprocessing.of(preprocess_of(recipe), DECODE_POLICY),
         training=Training(
             recipe=recipe.recipe,
             epochs=recipe.epochs,
             kept=trained.epoch,
             seed=recipe.seed,
             seconds=round(trained.seconds, 1),
+            start=begun.start,
+            phases=begun.phases,
+            stopped=trained.stopped,
             settings=recipe.model_dump(mode="json"),
             history=tuple(asdict(e) for e in trained.history),
             **prepared.data,
         ),
         licence="Apache-2.0",
     )
-    checkpoints.save(folder, module, card)
+    checkpoints.save(folder, begun.module, card)
     scored = score(folder, recipe, runtime)
+    if scored.card.training is not None:
+        draw_curves([(name, scored.card.training)], work / "learning_curves")
     return replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+
+
+def draw_curves(trainings: Sequence[tuple[str, Training]], stem: Path) -> list[Path]:
+    """Write the learning curves of (model, training) pairs as ``stem.png`` and ``.pdf``; seeds of a model are a band."""
+    runs = [run_of(name, training.model_dump(mode="json")) for name, training in trainings if training.history]
+    return style.save(learning_curves(runs), stem)
 
 
 def _finished(folder: Path, recipe: Recipe) -> Card | None:
