@@ -127,7 +127,7 @@ def train(
 
 
 def draw_curves(trainings: Sequence[tuple[str, Training]], stem: Path) -> list[Path]:
-    """Write the learning curves of (model, training) pairs as ``stem.png`` and ``.pdf``; seeds of a model are a band."""
+    """Write the learning curves of (model, training) pairs as PNG and PDF; seeds of one model are a band."""
     runs = [run_of(name, training.model_dump(mode="json")) for name, training in trainings if training.history]
     return style.save(learning_curves(runs), stem)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gradlens.errors import CheckpointError
 from gradlens.records import Estimate, Preprocess
+from gradlens.zoo.heads import Head
 
 
 class _Part(BaseModel):
@@ -48,13 +49,49 @@ class Preprocessing(_Part):
         return Preprocess(**self.model_dump(exclude={"decode"}))
 
 
+class Start(_Part):
+    """The weights that a training started from, where they were not drawn at random.
+
+    Attributes:
+        source, weights: what they are, and the sha256 of their file (or ``"pretrained"``: a library's own).
+        taken: how many of the network's parameters they gave.
+        new_head: whether the classifier was drawn anew.
+        missing, unexpected, misshaped: tensors that did not fit, by name.
+    """
+
+    source: str
+    weights: str
+    taken: int
+    new_head: bool
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshaped: tuple[str, ...] = ()
+
+
+class Learnt(_Part):
+    """A phase of a training.
+
+    Attributes:
+        epochs: that it was given.
+        parts: what learnt: ``all``, ``head``, depths by name.
+        parameters: how many learnt.
+    """
+
+    epochs: int
+    parts: tuple[str, ...]
+    parameters: int
+
+
 class Training(_Part):
     """How the weights came about.
 
     Attributes:
-        epochs: that were trained; kept: the one whose weights these are (from 1).
+        epochs: that were asked for; kept: the one whose weights these are (from 1).
         data: name of the training set; images: how many of it were trained on; fingerprint: its sha256.
         select: name of the set that the kept epoch was chosen on; select_images, select_fingerprint: likewise.
+        start: what the weights were before the first step; ``None``: drawn from ``seed``.
+        phases: what learnt when; empty on cards from before there were phases, when everything learnt.
+        stopped: why the training ended before its last epoch; empty where it did not.
         settings: the whole recipe as it was carried out.
         history: one row per epoch: its number, losses, accuracies, learning rate, seconds.
     """
@@ -70,6 +107,9 @@ class Training(_Part):
     select: str = ""
     select_images: int = 0
     select_fingerprint: str = ""
+    start: Start | None = None
+    phases: tuple[Learnt, ...] = ()
+    stopped: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     history: tuple[dict[str, int | float], ...] = ()
 
@@ -114,6 +154,7 @@ class Card(_Part):
 
     Attributes:
         builder, arguments: what makes the network (see :mod:`gradlens.zoo.build`).
+        head: what was put in the place of its last layer, if anything was.
         classes: names, in the order of the logits.
         preprocess: how images become its input.
         training: ``None`` for weights that were imported.
@@ -128,6 +169,7 @@ class Card(_Part):
 
     builder: str
     arguments: dict[str, Any] = Field(default_factory=dict)
+    head: Head = Head()
     classes: tuple[str, ...] = Field(min_length=1)
     preprocess: Preprocessing
     training: Training | None = None
