@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from gradlens.errors import ModelError, NotFoundError
-from gradlens.runtime import Runtime
 from gradlens.zoo.architectures import ARCHITECTURES
 from gradlens.zoo.build import build, build_seeded, split_builder
-from gradlens.zoo.profile import latency, profile
 
 VEHICLES = [
     "custom_cnn", "resnet", "wide_resnet", "densenet", "convnext", "swin", "vit", "mobilenet", "efficientnet",
@@ -178,43 +176,6 @@ def test_factories_of_a_file(tmp_path: Path) -> None:
         build(f"{tmp_path / 'broken.py'}:f")
     with pytest.raises(ModelError, match="there is none"):
         build(f"{tmp_path / 'absent.py'}:f")
-
-
-# ---------------------------------------------------------------- cost
-
-
-def test_cost_of_published_architectures() -> None:
-    """torchvision's published counts: 25,557,032 parameters and 4.089 GMACs; a ViT with its attention counted."""
-    resnet = profile(build("torchvision:resnet50"), (3, 224, 224))
-    assert (resnet.parameters, resnet.trainable) == (25_557_032, 25_557_032)
-    assert resnet.macs == pytest.approx(4.089e9, rel=1e-3)
-    assert resnet.flops == 2 * resnet.macs
-    vit = profile(build("timm:vit_tiny_patch16_224"), (3, 224, 224))
-    assert vit.macs == pytest.approx(1.254e9, rel=1e-3)
-
-
-def test_cost_by_hand() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
-    module[0].weight.requires_grad_(False)
-    module.train()
-    cost = profile(module, (3, 8, 8))
-    assert cost.parameters == 3 * 4 * 9 + 144 * 5 + 5
-    assert cost.trainable == 144 * 5 + 5
-    assert cost.macs == 3 * 4 * 9 * 36 + 144 * 5
-    assert cost.size_mb == 4 * cost.parameters / 1e6
-    # the convolution's output stays alive (flattening is a view of it) until the logits are there
-    assert cost.activations_mb == 4 * (144 + 5) / 1e6
-    assert module.training
-    with pytest.raises(ModelError, match="does not take"):
-        profile(module, (3, 9, 9))
-
-
-def test_latency_is_ordered_and_counts_images() -> None:
-    module = build("gradlens:custom_cnn", {"widths": [4, 4, 4, 4]}, 3)
-    time = latency(module, (3, 32, 32), Runtime(device="cpu", batch_size=4), passes=5)
-    assert 0 < time.median_ms <= time.p95_ms
-    assert time.images_per_second > 0
-    assert (time.batch_size, time.passes, time.peak_mb) == (4, 5, None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``gradlens zoo list|show|verify`` and ``gradlens bench``: what they print, and that a card that lies is caught."""
+"""``gradlens zoo list|show|verify``: what they print, and that a card that lies is caught."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from gradlens.cli.bench import command as bench_command
 from gradlens.cli.zoo import command as zoo_command
 from gradlens.data.preprocess import to_tensor
 from gradlens.errors import NotFoundError
@@ -211,31 +210,3 @@ def test_show(zoo: Path) -> None:
     assert document["models"][0]["classes"] == list(CLASSES)
     assert isinstance(run(zoo_command, "show", "custom_cn", "--zoo", zoo).exception, NotFoundError)
     assert isinstance(run(zoo_command, "show", "timm:resnet18", "--zoo", zoo).exception, NotFoundError)
-
-
-# ---------------------------------------------------------------- bench
-
-
-def test_bench_counts_and_times(zoo: Path) -> None:
-    arguments = ("--zoo", zoo, "--model", "all", "--device", "cpu", "--quiet", "--batch-size", "4", "--passes", "3")
-    document = json.loads(run(bench_command, *arguments, "--json").stdout)
-    assert (document["device"], document["precision"]) == ("cpu", "fp32")
-    (row,) = document["models"]
-    card = checkpoints.read_card(zoo / "vehicles" / "custom_cnn")
-    assert (row["name"], row["parameters"], row["flops"]) == ("vehicles/custom_cnn", card.parameters, card.flops)
-    assert row["flops"] == 2 * row["macs"]
-    assert 0 < row["latency_ms"] <= row["latency_p95_ms"]
-    assert (row["batch_size"], row["weights"]) == (4, card.sha256)
-    head, line = run(bench_command, *arguments).stdout.splitlines()
-    assert "parameters" in head
-    assert f"{card.parameters:,}" in line
-
-
-def test_bench_of_an_architecture_needs_no_weights(zoo: Path) -> None:
-    done = run(
-        bench_command, "--zoo", zoo, "--model", "torchvision:shufflenet_v2_x0_5", "--passes", "0", "--device", "cpu",
-        "--offline", "--quiet", "--json",
-    )  # fmt: skip
-    (row,) = json.loads(done.stdout)["models"]
-    assert (row["parameters"], row["weights"]) == (1_366_792, "random")  # torchvision's own count
-    assert "latency_ms" not in row

@@ -63,6 +63,11 @@ def _batch_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
     return int(value)
 
 
+def _batch_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    found = [_batch_size(ctx, param, part.strip()) for value in values for part in str(value).split(",")]
+    return tuple(dict.fromkeys(n for n in found if n))  # auto leaves the choice to the command
+
+
 config_option = click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -88,15 +93,27 @@ weights_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="Output folder [default: runs/<verb>-<time>]."
 )
+_batch_size_option = click.option(
+    "--batch-size", default="auto", show_default=True, callback=_batch_size, metavar="N|auto"
+)
+batch_sizes_option = click.option(
+    "--batch-size", "batch_sizes", multiple=True, callback=_batch_sizes, metavar="N,N,...",
+    help="Images per pass of the throughput (repeatable, or a list).",
+)  # fmt: skip
 strict_option = click.option("--strict", is_flag=True, help="Exit with 3 when an input had to be skipped.")
 
 
-def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a :class:`~gradlens.runtime.Runtime` and hands it over as ``runtime``."""
+def runtime_options(
+    command: Callable[..., Any], batch_size_option: Callable[..., Any] = _batch_size_option
+) -> Callable[..., Any]:
+    """Adds the options of a :class:`~gradlens.runtime.Runtime` and hands it over as ``runtime``.
+
+    With :data:`batch_sizes_option` the command is given ``batch_sizes``, and the runtime leaves the choice.
+    """
 
     @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps")
     @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-    @click.option("--batch-size", default="auto", show_default=True, callback=_batch_size, metavar="N|auto")
+    @batch_size_option
     @click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads [default: chosen].")
     @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
     @click.option("--offline", is_flag=True, help="Look nothing up on a network.")
@@ -108,11 +125,11 @@ def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         device: str,
         precision: Any,
-        batch_size: int,
         workers: int,
         seed: int,
         offline: bool,
         quiet: bool,
+        batch_size: int = 0,
         **kwargs: Any,
     ) -> Any:
         from gradlens.runtime import import_torch

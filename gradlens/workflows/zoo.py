@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.zoo import checkpoints
-from gradlens.zoo.build import split_builder
 from gradlens.zoo.cards import Card, Score
 from gradlens.zoo.importing import import_checkpoint
-from gradlens.zoo.profile import Latency, Profile, latency, profile
+from gradlens.zoo.profile import profile
 
 ON_CARDS = ("accuracy", "top5", "macro_f1")
 
@@ -282,60 +281,3 @@ def import_model(request: ImportRequest, runtime: Runtime) -> Entry:
         card = card.with_scores(scores_on(model, test_set, runtime), test_set.name)
         checkpoints.write_card(folder, card)
     return Entry(request.name, folder, card)
-
-
-# ---------------------------------------------------------------- bench
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one model costs. ``latency`` is ``None`` where no time was taken."""
-
-    model: LoadedModel
-    profile: Profile
-    latency: Latency | None
-
-
-def bench(
-    models: Sequence[str],
-    runtime: Runtime,
-    *,
-    zoo: Path | None = None,
-    weights: str | None = None,
-    classes: int | None = None,
-    passes: int = 30,
-    done: Callable[[Cost], None] = lambda cost: None,
-) -> list[Cost]:
-    """Parameters, FLOPs, size, latency and throughput. Architectures without weights are built with random ones.
-
-    Args:
-        passes: timed passes of one image; 0 takes no time at all.
-        done: called with each model's costs as soon as they are known.
-
-    Raises:
-        NotFoundError: no such model.
-    """
-    found = []
-    names = checkpoints.expand(models, zoo)
-    for name in runtime.progress(names, "timing" if passes else "counting", unit="model"):
-        model = checkpoints.load(
-            name,
-            zoo=zoo,
-            weights=weights or ("random" if is_architecture(name) else None),
-            classes=classes,
-            offline=runtime.offline,
-        )
-        cost = profile(model.module, model.preprocess.input_size)
-        time = latency(model.module, model.preprocess.input_size, runtime, passes) if passes else None
-        found.append(Cost(model, cost, time))
-        done(found[-1])
-    return found
-
-
-def is_architecture(name: str) -> bool:
-    """Whether ``name`` has the form of a builder rather than that of a checkpoint."""
-    try:
-        split_builder(name)
-    except GradlensError:
-        return False
-    return not Path(name).is_dir()

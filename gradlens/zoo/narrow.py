@@ -1,6 +1,7 @@
-"""Builders of gradlens' own: the custom CNN, and what timm's and torchvision's entry points have no argument for.
+"""Builders of gradlens' own: the custom CNN, fastai's XResNeXt-34, and what timm's and torchvision's entry points
+have no argument for.
 
-Everything but the custom CNN is the library's own class, handed narrower numbers. Replaced are the stems of networks
+Everything but the first two is the library's own class, handed narrower numbers. Replaced are the stems of networks
 for 32-pixel images, Xception's fixed stem, and heads whose input width changes (VGG's pair of 4096-wide linear layers
 would hold nine tenths of the weights).
 """
@@ -26,6 +27,14 @@ BUILDERS: Registry[Callable[..., nn.Module]] = Registry("builder of gradlens")
 def custom_cnn(num_classes: int, **arguments: Any) -> nn.Module:
     """:class:`~gradlens.zoo.custom_cnn.CustomCNN`."""
     return CustomCNN(num_classes, **arguments)
+
+
+@BUILDERS.register("xresnext34")
+def xresnext34(num_classes: int, **arguments: Any) -> nn.Module:
+    """:func:`~gradlens.zoo.xresnext.xresnext` with ResNet-34's stages."""
+    from gradlens.zoo.xresnext import xresnext
+
+    return xresnext(num_classes, layers=(3, 4, 6, 3), **arguments)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, size, latency, throughput, memory.
+"""What a network costs on any machine: parameters, multiply-accumulates, size, activations.
 
 MACs are counted by ``torch.utils.flop_counter``, which sees every matrix product and convolution of a forward pass,
 fused attention included (fvcore and ptflops miss it: 14 to 27 % too few on a ViT). It counts FLOPs as two per
@@ -7,7 +7,6 @@ multiply-accumulate; so do we. Element-wise work (norms, activations) is not cou
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradlens.errors import ModelError
-from gradlens.runtime import Runtime
 from gradlens.zoo.outputs import logits_of
 
 
@@ -49,26 +47,6 @@ class Profile:
     def flops(self) -> int:
         """Two per multiply-accumulate."""
         return 2 * self.macs
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How fast a network is on this machine.
-
-    Attributes:
-        median_ms: of one forward pass of one image; p95_ms: its 95th percentile.
-        images_per_second: of forward passes of ``batch_size`` images.
-        batch_size: images per pass behind ``images_per_second``.
-        passes: timed passes of one image, after the warm-up.
-        peak_mb: 10^6 bytes allocated at most on a CUDA device; ``None`` elsewhere, where torch does not count.
-    """
-
-    median_ms: float
-    p95_ms: float
-    images_per_second: float
-    batch_size: int
-    passes: int
-    peak_mb: float | None
 
 
 def profile(module: nn.Module, input_size: tuple[int, int, int]) -> Profile:
@@ -131,44 +109,3 @@ class _Alive(TorchDispatchMode):
 
     def _freed(self, key: int) -> None:
         self._now -= self._sizes.pop(key)
-
-
-def latency(module: nn.Module, input_size: tuple[int, int, int], runtime: Runtime, passes: int = 30) -> Latency:
-    """Time forward passes in eval mode on the runtime's device, after a warm-up of a fifth as many.
-
-    Args:
-        module: moved to the device and left there, in eval mode.
-        input_size: (3, H, W).
-        runtime: device, precision; its batch size is that of the throughput (32 where it leaves the choice).
-        passes: timed passes of one image.
-    """
-    device = runtime.torch_device()
-    module = module.eval().to(device)
-    batch_size = runtime.batch_size or 32
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def seconds(batch: torch.Tensor, times: int) -> list[float]:
-        found = []
-        for _ in range(times):
-            start = time.perf_counter()
-            module(batch)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            found.append(time.perf_counter() - start)
-        return found
-
-    one, many = (torch.randn(n, *input_size, device=device) for n in (1, batch_size))
-    with torch.inference_mode(), runtime.autocast():
-        seconds(one, max(2, passes // 5))
-        single = torch.tensor(seconds(one, passes), dtype=torch.float64)
-        seconds(many, 1)
-        whole = seconds(many, max(3, passes // 10))
-    return Latency(
-        median_ms=float(single.median()) * 1e3,
-        p95_ms=float(single.quantile(0.95)) * 1e3,
-        images_per_second=batch_size * len(whole) / sum(whole),
-        batch_size=batch_size,
-        passes=passes,
-        peak_mb=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
-    )

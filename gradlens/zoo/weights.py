@@ -170,7 +170,10 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path
     infinite = [name for name, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if infinite:
         raise CheckpointError(f"{where} holds values that are not finite, first in {infinite[0]}")
-    module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    # the module's own state dict carries the versions of its layers' formats, which torchvision's MNASNet insists on
+    whole = module.state_dict()
+    whole.update({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    module.load_state_dict(whole)
 
 
 def misfits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Iterator[str]:
