@@ -155,7 +155,7 @@ def versions() -> dict[str, str]:
 
 
 def bundled(name: Literal["checkpoints", "probe_sets", "studies"]) -> Path:
-    """Where the zoo, the probe sets or the studies that come with gradlens lie: in an installed wheel, else in the source tree."""
+    """Where what comes with gradlens lies: in an installed wheel, else in the source tree."""
     package = Path(__file__).parent
     inside = package / "_bundled" / name
     return inside if inside.is_dir() else package.parent / name

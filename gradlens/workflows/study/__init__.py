@@ -90,16 +90,18 @@ def plan(name: str, scale: Scale, changes: Changes, runtime: Runtime) -> Plan:
         GradlensError: the file, a recipe or a network is not as it should be.
     """
     study = schema.load(name, scale, changes)
-    for section in study.sections:
-        SECTIONS[section]  # an unknown name is refused before anything is trained
+    for i, section in enumerate(study.sections):  # an unknown name is refused before anything is trained
+        for other in SECTIONS[section].after:
+            if other not in study.sections[:i]:
+                raise InputError(f"study {name}: the section {section!r} needs {other!r} before it")
     runs = schema.runs(study, changes)
-    networks = check.networks(runs, study.classes)
+    networks = check.networks(runs, study.classes, runtime)
     images = check.images(study, runtime)
     classes = next((i.classes for i in images if i.role == "train" and i.classes), ())
     missing = [f"images to {i.role}: {i.missing}" for i in images if i.missing]
     if classes and len(classes) != study.classes:
-        networks = check.networks(runs, len(classes))
-    missing += check.weights(runs, classes or [str(i) for i in range(study.classes)], runtime)
+        networks = check.networks(runs, len(classes), runtime)
+    missing += check.weights(runs, runtime)
     return Plan(study, tuple(runs), tuple(images), tuple(networks), tuple(missing))
 
 

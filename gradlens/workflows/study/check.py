@@ -10,10 +10,10 @@ import torch
 from gradlens.data.sources import open_source
 from gradlens.errors import GradlensError
 from gradlens.runtime import Runtime
-from gradlens.train.settings import Recipe
 from gradlens.workflows.study.schema import Run, Study
+from gradlens.workflows.train_start import sized
 from gradlens.zoo import heads, pretrained
-from gradlens.zoo.build import build, build_seeded
+from gradlens.zoo.build import build
 from gradlens.zoo.profile import profile
 
 
@@ -71,7 +71,7 @@ def images(study: Study, runtime: Runtime) -> list[Images]:
     return found
 
 
-def networks(runs: Sequence[Run], classes: int) -> list[Network]:
+def networks(runs: Sequence[Run], classes: int, runtime: Runtime) -> list[Network]:
     """Build every network that the runs train, on torch's meta device: shapes without numbers, so that it is quick.
 
     Raises:
@@ -79,7 +79,7 @@ def networks(runs: Sequence[Run], classes: int) -> list[Network]:
     """
     found: dict[str, Network] = {}
     for run in runs:
-        recipe = run.recipe
+        recipe = sized(run.recipe, runtime)
         key = recipe.model_dump_json(include={"builder", "arguments", "input_size", "head", "pretrained"})
         if key in found:
             found[key] = _another(found[key])
@@ -99,29 +99,13 @@ def _another(network: Network) -> Network:
     return Network(**{**vars(network), "runs": network.runs + 1})
 
 
-def weights(runs: Sequence[Run], classes: Sequence[str], runtime: Runtime) -> list[str]:
-    """Fetch the weights that runs start from, one network after the other; returns why some cannot be had."""
+def weights(runs: Sequence[Run], runtime: Runtime) -> list[str]:
+    """Fetch the weights that runs start from, one file after the other; returns why some cannot be had."""
     missing = []
-    seen: set[str] = set()
-    for run in runs:
-        recipe = run.recipe
-        key = recipe.model_dump_json(include={"builder", "arguments", "pretrained"})
-        if not recipe.pretrained or key in seen:
-            continue
-        seen.add(key)
+    for wanted in dict.fromkeys((r.recipe.pretrained, r.recipe.builder) for r in runs if r.recipe.pretrained):
+        model = next(r.model for r in runs if (r.recipe.pretrained, r.recipe.builder) == wanted)
         try:
-            _load(recipe, classes, runtime)
+            pretrained.find(*wanted, offline=runtime.offline)
         except (GradlensError, OSError) as err:
-            missing.append(f"{run.model}: {err}")
+            missing.append(f"weights for {model}: {err}")
     return missing
-
-
-def _load(recipe: Recipe, classes: Sequence[str], runtime: Runtime) -> None:
-    pretrained.load(
-        build_seeded(recipe.builder, recipe.arguments, len(classes)),
-        recipe.pretrained,
-        builder=recipe.builder,
-        arguments=recipe.arguments,
-        classes=classes,
-        offline=runtime.offline,
-    )

@@ -62,22 +62,26 @@ class Section:
         name: as a study file's ``sections`` name it.
         title: its heading in the report.
         what: one sentence: what it tells.
+        after: sections that it reads; a study names them before it.
     """
 
     name: str
     title: str
     what: str
+    after: tuple[str, ...]
     of: Callable[[Course], Outcome]
 
 
 SECTIONS: Registry[Section] = Registry("section of a study")
 
 
-def section(name: str, title: str, what: str) -> Callable[[Callable[[Course], Outcome]], Callable[[Course], Outcome]]:
+def section(
+    name: str, title: str, what: str, *, after: tuple[str, ...] = ()
+) -> Callable[[Callable[[Course], Outcome]], Callable[[Course], Outcome]]:
     """File a function as a section."""
 
     def file(function: Callable[[Course], Outcome]) -> Callable[[Course], Outcome]:
-        SECTIONS.register(name)(Section(name, title, what, function))
+        SECTIONS.register(name)(Section(name, title, what, after, function))
         return function
 
     return file

@@ -9,7 +9,10 @@ from importlib import import_module
 
 from gradlens.workflows.study.section import SECTIONS, Course, Section, Trained
 
-for _file in ("stability", "transfer"):
+for _file in (
+    *("classes", "curves", "stability", "report", "confusion_pairs", "paired", "transfer"),
+    *("costs", "efficiency", "recommendation", "cam_depths"),
+):
     import_module(f"{__name__}.{_file}")
 
 __all__ = ["SECTIONS", "Course", "Section", "Trained"]
