@@ -50,6 +50,8 @@ HEAVY = [
     "huggingface_hub",
     "safetensors",
     "transformers",
+    "tensorboard",
+    "wandb",
     "datasets",
     "gradio",
 ]

@@ -93,8 +93,9 @@ class WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """End the run."""
+        """End the run, and wait until its file is whole."""
         self._run.finish()
+        self.library().teardown()  # finish() leaves an offline run's writing to a process of its own
 
 
 class Logs:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,15 @@ class Trained:
         seconds: of all epochs together, also those before an interruption.
         images_per_second: training images over all of that time.
         stopped: why it ended before its last epoch; empty where it did not.
+        last: weights after the last epoch (their average, with ``ema``), whichever epoch's were kept.
     """
 
     epoch: int
     history: tuple[Epoch, ...]
     seconds: float
     images_per_second: float
-    stopped: str = ""
+    stopped: str
+    last: dict[str, torch.Tensor] = field(repr=False, compare=False)
 
 
 def unfuse_attention(module: nn.Module) -> list[Any]:
@@ -236,8 +238,10 @@ def train(
                     )
                 if isinstance(bar, tqdm):
                     speed = seen / (time.perf_counter() - started)
+                    left = ((recipe.epochs - epoch + 1) * steps * recipe.batch_size - seen) / speed
                     bar.set_postfix_str(
-                        f"loss {total_loss / seen:.3f}, acc {right / seen:.1%}, lr {lr:.2g}, {speed:.0f} images/s"
+                        f"loss {total_loss / seen:.3f}, acc {right / seen:.1%}, lr {lr:.2g}, {speed:.0f} images/s, "
+                        f"{left / 60:.1f} min left in all"
                     )
                 if on_step is not None:
                     on_step(
@@ -281,12 +285,13 @@ def train(
         _write_metrics(folder, history, stopped)
     for layer in fused:
         layer.fused_attn = True
+    final = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
     module.load_state_dict(kept["weights"])
     module.requires_grad_(True)
     module.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     seconds = sum(e.seconds for e in history)
     speed = len(history) * steps * recipe.batch_size / seconds
-    return Trained(kept["epoch"], tuple(history), seconds, speed, stopped)
+    return Trained(kept["epoch"], tuple(history), seconds, speed, stopped, final)
 
 
 def evaluate(

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from gradlens.data.decode import DECODE_POLICY
 from gradlens.data.image_set import ImageSet
 from gradlens.data.sources import open_source
@@ -16,7 +18,7 @@ from gradlens.errors import InputError, TrainingError
 from gradlens.figures import style
 from gradlens.figures.learning_curves import learning_curves, run_of
 from gradlens.records import Skipped
-from gradlens.runtime import Runtime, cache_dir
+from gradlens.runtime import Runtime, cache_dir, whole_file
 from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
@@ -28,6 +30,7 @@ from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
 
+LAST = "last.safetensors"  # in the work folder: the last epoch's weights, where another's became the checkpoint
 ON_CARDS = ("accuracy", "top5", "macro_f1")  # of every set that is scored
 
 
@@ -120,6 +123,9 @@ def train(
         licence="Apache-2.0",
     )
     checkpoints.save(folder, begun.module, card)
+    if trained.epoch != len(trained.history):
+        with whole_file(work / LAST) as path:
+            save_file({k: t.contiguous() for k, t in trained.last.items()}, path, metadata={"format": "pt"})
     scored = score(folder, recipe, runtime)
     if scored.card.training is not None:
         draw_curves([(name, scored.card.training)], work / "learning_curves")
@@ -185,19 +191,25 @@ def score(folder: Path, recipe: Recipe, runtime: Runtime) -> Result:
     return Result(folder, card, trained=False, skipped=tuple(skipped))
 
 
-def checkpoint_name(recipe: Recipe) -> str:
-    """The folder's name of an architecture: ``resnet18`` for ``timm:resnet18``."""
-    return recipe.model.rpartition(":")[2].rpartition("/")[2]
+def checkpoint_name(recipe: Recipe, seed: int | None = None) -> str:
+    """The folder's name of an architecture: ``resnet18`` for ``timm:resnet18``.
+
+    With ``seed``, the recipe's own, another one is part of the name: ``resnet``, ``resnet-s1``, ``resnet-s2``.
+    """
+    name = recipe.model.rpartition(":")[2].rpartition("/")[2]
+    return name if seed in (None, recipe.seed) else f"{name}-s{recipe.seed}"
 
 
 def listing() -> list[dict[str, Any]]:
-    """The recipes that come with gradlens: name, title, collection, training images, architectures."""
+    """The recipes that come with gradlens: name, title, collection, training images, size, epochs, architectures."""
     return [
         {
             "name": name,
             "title": table["title"],
             "collection": table["collection"],
             "data": table["data"]["train"],
+            "input_size": table["input_size"],
+            "epochs": table["epochs"],
             "models": list(table["models"]),
         }
         for name, table in ((n, recipes.read(n)) for n in recipes.names())
@@ -210,6 +222,8 @@ def summary(result: Result) -> str:
     parts = [str(result.folder), f"{card.parameters:,} parameters"]
     if training is not None:
         parts.append(f"epoch {training.kept} of {training.epochs}, {training.seconds / 60:.1f} min")
+        if training.start is not None:
+            parts.append(f"from {training.start.source}")
     shown = [s for s in card.scores if s.metric == "accuracy"]
     parts += [f"{s.dataset} {s.value:.1%} [{s.low:.1%}, {s.high:.1%}]" for s in shown]
     return "  ".join(parts)
@@ -278,19 +292,28 @@ def prepare(recipe: Recipe, runtime: Runtime, shared: dict[str, Prepared] | None
     return replace(prepared, recipe=recipe)
 
 
-def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
+def sources(recipe: Recipe, runtime: Runtime) -> tuple[ImageSet, ImageSet]:
+    """The images to train on and those to select on, opened and not decoded.
+
+    Raises:
+        See :func:`prepare`.
+    """
     training = _labelled(open_source(recipe.data.train, offline=runtime.offline, runtime=runtime))
     if recipe.data.select is None:
-        training, select = split(training, recipe.data.select_fraction, recipe.data.select_seed)
-    else:
-        select = _labelled(open_source(recipe.data.select, offline=runtime.offline, runtime=runtime))
-    classes = training.classes or ()
-    if set(select.classes or ()) != set(classes):
-        odd = sorted(set(select.classes or ()) ^ set(classes))
+        return split(training, recipe.data.select_fraction, recipe.data.select_seed)
+    select = _labelled(open_source(recipe.data.select, offline=runtime.offline, runtime=runtime))
+    if set(select.classes or ()) != set(training.classes or ()):
+        odd = sorted(set(select.classes or ()) ^ set(training.classes or ()))
         raise TrainingError(
             f"{select.location} and {training.location} must have the same classes; "
             f"only one of them has {', '.join(odd)}"
         )
+    return training, select
+
+
+def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
+    training, select = sources(recipe, runtime)
+    classes = training.classes or ()
     images, lost = load_images(training, classes, recipe, recipe.cache_size or recipe.input_size, runtime)
     chosen, lost_too = load_images(select, classes, recipe, recipe.input_size, runtime)
     for skipped in (*lost, *lost_too):
