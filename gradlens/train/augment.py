@@ -8,7 +8,8 @@ on one image at a time, or change a batch alike.
 They do what torchvision's do (the tests hold them against it), except that
 
 - a random crop whose side would be longer than the image's is cut to it, where RandomResizedCrop draws again, up to ten
-  times; and it is resampled bilinearly without a low-pass filter, so keep ``cache_size`` below twice ``input_size``;
+  times: of scale (0.08, 1) and ratio (3/4, 4/3) ours shows 53 % of the image on average, theirs 48 %;
+- a crop is resampled bilinearly without a low-pass filter, so ``cache_size`` should stay below twice ``input_size``;
 - a rotation shows what lies beyond a crop's corners, where the image goes on there; RandomRotation paints them black;
 - ColorJitter's four changes come in one order (saturation, hue, contrast, brightness) and are clipped once, at the end;
   torchvision shuffles them and clips after each;
@@ -48,6 +49,11 @@ def draw(count: int, seed: int, epoch: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, epoch, use=1))
     parts = (_FIRST, len(_DRAWS) - _FIRST)
     return torch.cat([torch.rand(count, part, generator=generator) for part in parts], dim=1)
+
+
+def order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order in which an epoch sees the images: (count,) int64, a permutation."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, epoch, use=3)))
 
 
 class Augmenter:

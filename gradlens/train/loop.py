@@ -24,10 +24,10 @@ from tqdm import tqdm
 from gradlens.errors import TrainingError
 from gradlens.runtime import Runtime, seed_everything, whole_file
 from gradlens.train import freezing
-from gradlens.train.augment import Augmenter, derive_seed, draw
+from gradlens.train.augment import Augmenter, derive_seed, draw, order
 from gradlens.train.balance import class_weights
 from gradlens.train.images import Images
-from gradlens.train.mix import Mixer
+from gradlens.train.mix import Mixer, batch_seed
 from gradlens.train.optimise import Rates, move_average, optimiser_of, reason_to_stop
 from gradlens.train.policies import batches
 from gradlens.train.settings import Phase, Recipe
@@ -188,16 +188,14 @@ def train(
                     break
             started = time.perf_counter()
             seed_everything(derive_seed(recipe.seed, epoch, use=2))  # dropout, stochastic depth
-            order = torch.randperm(
-                len(images), generator=torch.Generator().manual_seed(derive_seed(recipe.seed, epoch, use=3))
-            )
+            shuffled = order(len(images), recipe.seed, epoch)
             draws = draw(len(images), recipe.seed, epoch)
             total_loss, right, seen = 0.0, 0, 0
             freezing.train_mode(module)
             bar = runtime.progress(
                 batches(
                     images.pixels,
-                    order[: steps * recipe.batch_size].split(recipe.batch_size),
+                    shuffled[: steps * recipe.batch_size].split(recipe.batch_size),
                     recipe,
                     epoch,
                     runtime.workers,
@@ -210,7 +208,7 @@ def train(
                 x = augment(pixels.to(device), draws[batch])
                 y = target = images.labels[batch].to(device)
                 if mix.mixes:
-                    x, target = mix(x, y, derive_seed(recipe.seed, epoch, use=4) + step)
+                    x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
                 with passes.autocast():
                     logits = logits_of(module(x.contiguous(memory_format=layout)))
                     loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
@@ -254,7 +252,8 @@ def train(
             done = Epoch(epoch, total_loss / seen, right / seen, accuracy, select_loss, lr, seconds, number)
             history.append(done)
             if recipe.keep == "last" or accuracy >= kept["accuracy"]:
-                weights = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
+                weights = average.state_dict()  # with its layers' versions, without which MNASNet takes none
+                weights.update({k: v.detach().cpu().clone() for k, v in weights.items()})
                 kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
             _write_metrics(folder, history)
             with whole_file(state_file) as path:

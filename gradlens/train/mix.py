@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
+from gradlens.train.augment import derive_seed
 from gradlens.train.settings import Mix
+
+
+def batch_seed(seed: int, epoch: int, step: int) -> int:
+    """The seed that a batch of an epoch is mixed under; ``step`` counts from 0."""
+    return derive_seed(seed, epoch, use=4) + step
 
 
 class Mixer:
