@@ -73,7 +73,14 @@ _add("vgg", "gradlens:vgg", channels=[16, 32, 64, 128, 128])
 
 # For 32 pixels. The densest in weights is the ViT; none is above 3 million parameters.
 _add("cifar10/custom_cnn", "gradlens:custom_cnn", size=32, widths=[32, 64, 160, 256], residuals=[1, 1, 1])
-_add("cifar10/resnet", "gradlens:small_images", size=32, of="timm:resnet18", channels=[16, 32, 64, 128])
+_add(
+    "cifar10/resnet",
+    "gradlens:small_images",
+    size=32,
+    of="timm:resnet18",
+    layers=[1, 1, 1, 1],
+    channels=[24, 48, 128, 256],
+)
 _add(
     "cifar10/densenet",
     "gradlens:small_images",
