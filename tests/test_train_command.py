@@ -62,14 +62,13 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["train", *map(str, arguments)], catch_exceptions=False)
 
 
-@pytest.fixture
-def moved(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def moved(place: Path) -> dict[str, Any]:
     """What the command printed of a training in two phases that starts from the first checkpoint."""
-    monkeypatch.chdir(tmp_path)
     result = run(
         place / "shapes.toml", "--model", "small", "--data", place / "two", "--pretrained", place / "zoo/shapes/small",
-        "--strategy", "two-phase:last:1", "--epochs", 3, "--log", "tensorboard", "--out", "zoo/two/small", "--work",
-        "work", "--class-weights", "balanced", "--json",
+        "--strategy", "two-phase:last:1", "--epochs", 3, "--log", "tensorboard", "--out", place / "zoo/two/small",
+        "--work", place / "work", "--class-weights", "balanced", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (document,) = json.loads(result.stdout)["models"]
@@ -77,10 +76,10 @@ def moved(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return dict(document)
 
 
-def test_a_training_that_starts_from_another_checkpoint(moved: dict[str, Any], place: Path, tmp_path: Path) -> None:
+def test_a_training_that_starts_from_another_checkpoint(moved: dict[str, Any], place: Path) -> None:
     training = moved["training"]
     source = checkpoints.read_card(place / "zoo/shapes/small")
-    card = checkpoints.read_card(tmp_path / "zoo/two/small")
+    card = checkpoints.read_card(place / "zoo/two/small")
     start = training["start"]
     assert (start["weights"], start["new_head"], start["missing"]) == (source.sha256, True, [])
     head = 2 * (16 + 1)
@@ -95,8 +94,8 @@ def test_a_training_that_starts_from_another_checkpoint(moved: dict[str, Any], p
     assert "the classifier is new" in moved["stderr"]
 
 
-def test_its_card_tells_how_it_came_about(moved: dict[str, Any], tmp_path: Path) -> None:
-    text = (tmp_path / "zoo/two/small/README.md").read_text()
+def test_its_card_tells_how_it_came_about(moved: dict[str, Any], place: Path) -> None:
+    text = (place / "zoo/two/small/README.md").read_text()
     assert f"`{moved['training']['start']['source']}`" in text
     assert "strategy `two-phase:last:1`" in text
     assert "| 1 | 1 | head | 34 of " in text
@@ -104,16 +103,16 @@ def test_its_card_tells_how_it_came_about(moved: dict[str, Any], tmp_path: Path)
     assert len(rows) == 2 + 3  # phases, epochs
     kept = moved["training"]["kept"]
     assert f"| {kept} (kept) |" in text
-    assert checkpoints.stale_fields(tmp_path / "zoo/two/small", checkpoints.read_card(tmp_path / "zoo/two/small")) == []
+    assert checkpoints.stale_fields(place / "zoo/two/small", checkpoints.read_card(place / "zoo/two/small")) == []
 
 
-def test_logs_and_curves_lie_in_the_work_folder(moved: dict[str, Any], tmp_path: Path) -> None:
+def test_logs_and_curves_lie_in_the_work_folder(moved: dict[str, Any], place: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert {"metrics.jsonl", "learning_curves.png", "learning_curves.pdf"} <= {
-        p.name for p in (tmp_path / "work").iterdir()
+    assert {"metrics.jsonl", "learning_curves.png", "learning_curves.pdf", "class_distribution.png"} <= {
+        p.name for p in (place / "work").iterdir()
     }
-    events = EventAccumulator(str(tmp_path / "work/tensorboard"))
+    events = EventAccumulator(str(place / "work/tensorboard"))
     events.Reload()
     history = moved["training"]["history"]
     shown = [e.value for e in events.Scalars("accuracy/select")]
@@ -167,6 +166,16 @@ def test_a_dry_run_trains_nothing(form: str, place: Path, tmp_path: Path, monkey
     assert 0 < planned["minutes"] < 1
 
 
+def test_a_batch_is_shown_and_nothing_trained(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(place / "shapes.toml", "--model", "small", "--show-batch", "seen.png", "--set", "augment.flip=1.0")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == "seen.png"
+    assert [p.name for p in tmp_path.iterdir()] == ["seen.png"]
+    refused = run(place / "shapes.toml", "--model", "small", "--show-batch", "seen.png", "--dry-run")
+    assert refused.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -202,6 +211,31 @@ def test_a_network_of_another_input_size_is_built_for_the_recipes(place: Path) -
     begun = begin(sized(settings, QUIET), CLASSES, None, QUIET)
     assert begun.module.get_parameter("pos_embed").shape == (1, 1 + 4, 24)
     assert begun.module.training
+
+
+@pytest.mark.slow
+def test_a_model_of_transformers_is_trained_saved_and_loaded_again(place: Path, tmp_path: Path) -> None:
+    """DeiT through ``AutoModelForImageClassification``, from a folder as its ``save_pretrained`` leaves it."""
+    transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    config = transformers.DeiTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+    )
+    deit = tmp_path / "deit"
+    transformers.DeiTForImageClassification(config).save_pretrained(deit)
+    side = {"height": 32, "width": 32}
+    transformers.DeiTImageProcessor(
+        size=side, crop_size=side, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
+    ).save_pretrained(deit)
+    result = run(
+        place / "shapes.toml", "--model", f"hf:{deit}", "--pretrained", "imagenet", "--strategy", "one-frozen",
+        "--epochs", 2, "--out", tmp_path / "zoo/shapes/deit", "--work", tmp_path / "work", "--offline", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (document,) = json.loads(result.stdout)["models"]
+    assert document["training"]["phases"][0]["parameters"] == 3 * (24 + 1)
+    assert document["training"]["start"]["misshaped"] == []
+    model = checkpoints.load_folder(tmp_path / "zoo/shapes/deit", "shapes/deit")
+    assert (model.classes, model.preprocess.mean, model.preprocess.size) == (CLASSES, (0.5, 0.4, 0.3), (16, 16))
 
 
 def test_every_option_of_the_help_stands_under_a_heading() -> None:

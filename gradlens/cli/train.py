@@ -35,7 +35,7 @@ _SECTIONS = {
     "On what": ("--data", "--select", "--test", "--probe"),
     "How": ("--epochs", "--batch-size", "--patience", "--class-weights", "--precision", "--set"),
     "What is left": ("--out", "--zoo", "--work", "--fresh", "--log"),
-    "Instead of training": ("--list", "--dry-run", "--score-only"),
+    "Instead of training": ("--list", "--dry-run", "--show-batch", "--score-only"),
 }
 
 
@@ -47,6 +47,7 @@ _SECTIONS = {
 Examples:
   gradlens train --list
   gradlens train vehicles --model densenet --dry-run
+  gradlens train vehicles --model densenet --show-batch batch.png
   gradlens train vehicles --model all
   gradlens train vehicles --model resnet --seed 1 --log tensorboard
   gradlens train vehicles --model densenet --score-only
@@ -101,6 +102,8 @@ Examples:
               help="Write this log too, in the work folder; nothing is sent (repeatable).")  # fmt: skip
 @click.option("--list", "list_", is_flag=True, help="List the recipes and their architectures.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and how long it would take; train nothing.")
+@click.option("--show-batch", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Draw the first batch before and after augmentation; train nothing.")  # fmt: skip
 @click.option("--score-only", is_flag=True, help="Train nothing; score finished checkpoints again.")
 @strict_option
 @json_option
@@ -129,6 +132,7 @@ def command(
     fresh: bool,
     logs: tuple[str, ...],
     dry_run: bool,
+    show_batch: Path | None,
     score_only: bool,
     strict: bool,
     as_json: bool,
@@ -154,11 +158,13 @@ def command(
         raise click.UsageError("Missing argument 'RECIPE'; gradlens train --list shows them.")
     if not models:
         raise click.UsageError("Missing option '--model': an architecture of the recipe, or all.")
-    if dry_run and score_only:
-        raise click.UsageError("--dry-run says what would be trained, and --score-only trains nothing.")
+    if dry_run + score_only + (show_batch is not None) > 1:
+        raise click.UsageError("--dry-run, --show-batch and --score-only each stand instead of a training: give one.")
     wanted = [m for name in models for m in (recipes.models(recipe) if name == "all" else [name])]
     if len(wanted) > 1 and (out or work):
         raise click.UsageError("--out and --work are for one model; --zoo says where several go.")
+    if len(wanted) > 1 and show_batch:
+        raise click.UsageError("--show-batch is for one model.")
     changes = dict(changes)
     if data is not None:  # other images: the recipe's own selection, test and probe sets are not theirs
         changes |= {"data.train": data, "data.test": test, "data.probes": list(probes)}
@@ -196,6 +202,9 @@ def command(
             planned = train_plan.plan(settings, folder, runtime)
             documents.append(train_plan.as_document(planned))
             text = train_plan.as_text(planned)
+        elif show_batch:
+            text = str(workflow.show_batch(settings, show_batch, runtime))
+            documents.append({"name": settings.model, "figure": text})
         else:
             if score_only:
                 result = workflow.score(folder, settings, runtime)

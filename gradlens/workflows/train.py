@@ -16,6 +16,7 @@ from gradlens.data.sources import open_source
 from gradlens.data.splits import split
 from gradlens.errors import InputError, TrainingError
 from gradlens.figures import style
+from gradlens.figures.class_distribution import SetSpread
 from gradlens.figures.learning_curves import learning_curves, run_of
 from gradlens.records import Skipped
 from gradlens.runtime import Runtime, cache_dir, whole_file
@@ -26,6 +27,7 @@ from gradlens.train import loop, recipes
 from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.logs import open_logs
 from gradlens.train.settings import Recipe
+from gradlens.workflows.train_figures import draw_batch, draw_distribution, spread
 from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
@@ -67,8 +69,8 @@ def train(
         recipe: see :func:`gradlens.train.recipes.load`.
         folder: where the checkpoint goes, ``.../collection/model``.
         runtime: device, decoding threads, progress; precision and batch size are the recipe's.
-        work: folder of the training state, ``metrics.jsonl``, logs and learning curves, and of the last epoch's weights
-            where another's were kept; ``None`` for ``runs/train-<collection>-<model>``.
+        work: folder of the training state, ``metrics.jsonl``, logs and figures, and of the last epoch's weights where
+            another's were kept; ``None`` for ``runs/train-<collection>-<model>``.
         fresh: start anew where a state or a checkpoint is there.
         shared: images that an earlier call prepared, for architectures that are trained on the same ones; filled in.
         logs: names of :data:`gradlens.train.logs.LOGS`, written beside ``metrics.jsonl``.
@@ -93,6 +95,7 @@ def train(
         prepared = prepare(recipe, runtime, shared)
         begun = begin(recipe, prepared.classes, found, runtime)
         recipe = begun.normalised(recipe, prepared.recipe)
+        draw_distribution(prepared.spread, work / "class_distribution")
         runtime.say(
             f"{recipe.model}: {len(prepared.images):,} training and {len(prepared.select):,} selection images of "
             f"{recipe.input_size} pixels, {recipe.epochs} epochs"
@@ -130,6 +133,19 @@ def train(
     if scored.card.training is not None:
         draw_curves([(name, scored.card.training)], work / "learning_curves")
     return replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+
+
+def show_batch(recipe: Recipe, path: Path, runtime: Runtime) -> Path:
+    """Write a picture of the first batch, before and after augmentation, as the network would see it; trains nothing.
+
+    Raises:
+        As :func:`train`, where that would before its first step.
+    """
+    recipe = sized(recipe, runtime)
+    found = pretrained.find(recipe.pretrained, recipe.builder, offline=runtime.offline) if recipe.pretrained else None
+    prepared = prepare(recipe, runtime)
+    recipe = begin(recipe, prepared.classes, found, runtime).normalised(recipe, prepared.recipe)
+    return draw_batch(prepared.images, recipe, prepared.classes, path, runtime)
 
 
 def draw_curves(trainings: Sequence[tuple[str, Training]], stem: Path) -> list[Path]:
@@ -252,6 +268,7 @@ class Prepared:
         images, select: what is trained on, what the best epoch is chosen on.
         classes: the network's outputs.
         data: for the card: name, fingerprint and number of images of both sets.
+        spread: images per class and native sizes of both sets.
         skipped: images that could not be decoded.
     """
 
@@ -260,6 +277,7 @@ class Prepared:
     select: Images
     classes: tuple[str, ...]
     data: dict[str, Any]
+    spread: tuple[SetSpread, ...]
     skipped: tuple[Skipped, ...]
 
     @property
@@ -326,7 +344,8 @@ def _prepare(recipe: Recipe, runtime: Runtime) -> Prepared:
         "select_fingerprint": select.fingerprint,
         "select_images": len(chosen),
     }
-    return Prepared(recipe, images, chosen, classes, data, (*lost, *lost_too))
+    told = spread(training, "training", runtime), spread(select, "selection", runtime)
+    return Prepared(recipe, images, chosen, classes, data, told, (*lost, *lost_too))
 
 
 def _labelled(images: ImageSet) -> ImageSet:
