@@ -183,3 +183,16 @@ def test_padding_by_more_than_the_image_is_refused() -> None:
         recipes.load("cifar10", "custom_cnn", {"augment.pad": 32})
     with pytest.raises(TrainingError, match=r"padding_mode: .*'reflect' or 'constant', got 'zeros'"):
         recipes.load("cifar10", "custom_cnn", {"augment.padding_mode": "zeros"})
+
+
+def test_a_batch_that_goes_in_parts_is_the_same_as_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradlens.train import augment as module
+
+    everything = Augment(scale=(0.5, 1), rotation=10, flip=0.5, vertical_flip=0.5, contrast=0.3, erase=0.5, cutout=6)
+    x, u = smooth(10), draw(10, 0, 1)
+    for settings in (everything, Augment(pad=2, flip=0.5)):
+        augment = Augmenter(settings, 24, *RAW)
+        whole = augment(x, u)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_PART", 4 * 3 * 24**2)  # four images
+            torch.testing.assert_close(augment(x, u), whole, rtol=1e-5, atol=1e-6)
