@@ -51,15 +51,11 @@ Examples:
   gradlens train vehicles --model all
   gradlens train vehicles --model resnet --seed 1 --log tensorboard
   gradlens train vehicles --model densenet --score-only
-\b
-  From scratch on images of your own, then from what was learnt there:
   gradlens train cifar10 --model resnet --data ../shared/data/cifar10-train.parquet \\
       --test ../shared/data/cifar10-test.parquet --probe ../shared/data/cifar10-internet.parquet
   gradlens train cifar10 --model resnet --pretrained cifar10/resnet --strategy two-phase --patience 5 \\
       --data ../shared/data/catdog-train.parquet --test ../shared/data/catdog-test.parquet \\
       --out checkpoints/catdog/resnet
-\b
-  A published network, with the weights its library offers for it:
   gradlens train vehicles --model timm:resnet18 --pretrained imagenet --strategy frozen --head mlp \\
       --data photos/train --select photos/select --test photos/test --set optimiser.lr=1e-3
 """,
