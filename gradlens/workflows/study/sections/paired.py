@@ -128,7 +128,9 @@ def _against_baseline(course: Course, stem: str) -> Outcome:
         tables={f"{stem}.csv": (COLUMNS, rows)},
         figures=[(stem, lambda: figure.differences(marks, baseline, rows[0]["interval"]))],
         findings=[_said(rows, s.name, 1 - confidence) for s in course.subject.evidence.sets],
-        notes=[] if len(course.study.seeds) > 1 else ["one seed each: a difference holds the luck of training as well"],
+        notes=["one seed each: a difference holds the luck of training as well"]
+        if len(course.study.seeds) == 1
+        else [f"the figure shows the seed {course.study.seeds[0]}; the table has all"],
     )
 
 
