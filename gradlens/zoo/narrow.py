@@ -208,7 +208,7 @@ def vit_conv_stem(
         img_size=img_size,
         patch_size=2 ** sum(after > before for before, after in pairwise(stem)),
         num_classes=num_classes,
-        embed_layer=partial(ConvPatches, channels=tuple(stem)),  # type: ignore[arg-type]  # timm calls it as a class
+        embed_layer=partial(ConvPatches, channels=tuple(stem)),  # timm calls it as a class
         **arguments,
     )
 
