@@ -31,6 +31,8 @@ from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.mix import Mixer
 from gradlens.train.settings import Augment, Mix, Recipe
 
+# from Python 3.12 on a fork of a process with threads warns; the workers use none of them
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 QUIET = Runtime(device="cpu", quiet=True, workers=1)
 
 

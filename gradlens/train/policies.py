@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -123,6 +124,8 @@ def batches(
         _Changed(pixels, policy, derive_seed(recipe.seed, epoch, use=5)),
         batch_sampler=[indices.tolist() for indices in order],
         num_workers=min(workers or 8, cores),
+        # a forked process sees the pixels as they lie, in memory or in a file; others are sent a copy of all
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
         collate_fn=np.stack,  # arrays come through a pipe; tensors need shared memory, of which containers have little
         generator=torch.Generator(),  # else it draws from torch's own, which dropout draws from
     )
