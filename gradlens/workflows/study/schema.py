@@ -72,7 +72,7 @@ class Study(BaseModel):
     classes: Annotated[int, Field(ge=2)]
     recipe: dict[str, Any] = Field(default_factory=dict)
     models: dict[str, dict[str, Any]] = Field(min_length=1)
-    variants: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"": {}}, min_length=1)
+    variants: dict[str, dict[str, Any]] = Field(default={"": {}}, min_length=1)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     baseline: str = ""
     sections: tuple[str, ...]

@@ -113,7 +113,7 @@ def _against_baseline(course: Course, stem: str) -> Outcome:
     confidence = course.subject.request.confidence
     rows: list[dict[str, Any]] = []
     for s in course.subject.evidence.sets:
-        own = []
+        own: list[dict[str, Any]] = []
         for one, other in compared:
             head = {"model": one.run.model, "variant": one.run.variant, "baseline": baseline, "seed": one.run.seed}
             own.append(head | paired_difference(said[one.name, s.name], said[other.name, s.name], confidence))
