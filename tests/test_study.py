@@ -121,7 +121,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def predictions(folder: Path, run: str, dataset: str) -> Predictions:
-    return store.read(folder / "predictions" / f"shapes--{run}--{dataset}.parquet")[0]
+    (found,) = store.read([folder / "predictions" / f"shapes--{run}--{dataset}.parquet"])
+    return found.predictions
 
 
 def about(folder: Path) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def test_missing_images_stop_it_after_everything_else_was_checked(place: Path, t
     assert result.exception is not None
     assert "images to train" in str(result.exception)
     assert not (tmp_path / "out").exists()
-    assert "missing: images to train" in command(*arguments, "--dry-run").stdout
+    assert "not here: images to train" in command(*arguments, "--dry-run").stdout
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

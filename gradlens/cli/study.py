@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,9 @@ Examples:
     show_default=True,
     help="full: the published networks and settings; narrow: small networks, in minutes on two cores.",
 )
-@click.option("--dry-run", is_flag=True, help="Check all that can be checked, show the runs, and train nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check all that can be checked without a network, show the runs, and train nothing."
+)
 @click.option(
     "--data",
     multiple=True,
@@ -105,7 +108,8 @@ def command(
     if name is None:
         raise click.UsageError("Missing argument 'NAME'; gradlens study --list shows them.")
     changes = workflow.Changes(data, epochs, seeds, only)
-    planned = workflow.plan(name, scale, changes, runtime)
+    # a dry run fetches nothing: what would have to be downloaded is listed as not here
+    planned = workflow.plan(name, scale, changes, replace(runtime, offline=True) if dry_run else runtime)
     if dry_run:
         if as_json:
             print_json(planned.document())
@@ -140,7 +144,7 @@ def _print_plan(planned: Plan) -> None:
     study = planned.study
     click.echo(f"{study.study} at scale {study.scale}: {study.title}\n{study.question}\n")
     rows = [("role", "images", "source")]
-    rows += [(i.role, "not here" if i.n is None else f"{i.n:,}", i.source) for i in planned.images]
+    rows += [(i.role, "-" if i.n is None else f"{i.n:,}", i.source) for i in planned.images]
     print_table(rows, right=(1,))
     click.echo()
     heads = ("model", "network", "side", "parameters", "GFLOPs", "starts from", "runs")
@@ -170,4 +174,4 @@ def _print_plan(planned: Plan) -> None:
     for note in study.notes:
         click.echo(textwrap.fill(note, 110, initial_indent="- ", subsequent_indent="  "))
     for text in planned.missing:
-        click.echo(f"missing: {text}")
+        click.echo(f"not here: {text}")
