@@ -82,7 +82,7 @@ def test_a_bare_file_and_a_wrapped_one(tmp_path: Path, ending: str) -> None:
     assert all(same(t, source[k]) for k, t in module.state_dict().items())
     assert loaded.preprocess is None
     assert loaded.taken == loaded.parameters
-    assert loaded.report() == f"starts from {path}: {loaded.taken:,} of {loaded.taken:,} parameters"
+    assert loaded.report() == f"starts from {path.name}: {loaded.taken:,} of {loaded.taken:,} parameters"
 
 
 def test_what_does_not_fit_is_named_and_stays_as_it_was(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def find(spec: str, builder: str, *, offline: bool = False, zoo: Path | None = N
     if path.name == checkpoints.WEIGHTS and (path.parent / checkpoints.CONFIG).is_file():
         path = path.parent  # its card says more than the tensors do
     if path.is_file():
-        return Found(str(path), read_state_dict(path), sha256_of(path), None, None)
+        return Found(path.name, read_state_dict(path), sha256_of(path), None, None)
     known = checkpoints.names(zoo)
     hint = "--pretrained takes imagenet, a model of the zoo, a checkpoint folder or a weight file"
     try:
@@ -187,8 +187,9 @@ def find(spec: str, builder: str, *, offline: bool = False, zoo: Path | None = N
         raise NotFoundError("weights", spec, known, hint) from None
     if name not in known and not path.is_dir():  # timm:NAME: an architecture, and ours is chosen already
         raise NotFoundError("weights", spec, known, hint)
-    model = checkpoints.load_folder(known.get(name, path), name)
-    return Found(name, model.module.state_dict(), model.weights, model.classes, model.preprocess)
+    source = name if name in known else checkpoints.full_name(path)  # a card says nothing about this machine's folders
+    model = checkpoints.load_folder(known.get(name, path), source)
+    return Found(source, model.module.state_dict(), model.weights, model.classes, model.preprocess)
 
 
 def _published(builder: str, offline: bool) -> Found:
