@@ -1,4 +1,4 @@
-# make demo · make test · make lint — each makes the virtual environment it needs on its first call.
+# make demo · make test · make test-all · make lint — each makes the virtual environment it needs on its first call.
 #
 #   make demo PYTHON=python3.13     another interpreter
 #   make test ARGS="-k depths -x"   part of the tests
@@ -13,11 +13,12 @@ BIN = $(VENV)/bin
 PEERS = $(BIN)/python -m pip install --quiet --no-deps grad-cam ttach -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint doctor build constraints clean
+.PHONY: help demo test test-all lint doctor build constraints clean
 
 help:
 	@echo "make demo         the whole story on the data that comes with it"
-	@echo "make test         all tests (ARGS='-k depths' for some)"
+	@echo "make test         the tests, in under ten minutes (ARGS='-k depths' for some)"
+	@echo "make test-all     the slow ones too: every full-size architecture, the studies"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make doctor       is this installation sound?"
 	@echo "make build        wheel and source archive into dist/"
@@ -28,6 +29,9 @@ demo: $(VENV)/.installed
 	$(BIN)/gradlens demo $(ARGS)
 
 test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-dev
