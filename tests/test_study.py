@@ -255,7 +255,7 @@ def test_other_images_other_seeds_fewer_runs(place: Path, tmp_path: Path) -> Non
         ("notes = [", "note = [", "no field named 'note'; did you mean 'notes'?"),
         ('"costs", "efficiency"', '"efficiency", "costs"', "needs 'costs' before it"),
         ('"class_distribution"', '"class_distributions"', "did you mean 'class_distribution'?"),
-        ("batch_size = 16", "batchsize = 16", "no field named 'batchsize'; did you mean 'batch_size'?"),
+        ("batch_size = 16", "batchsize = 16", "no field named 'batchsize'; did you mean 'batch_size'"),
         ('only = ["small"]', 'only = ["smal"]', "'smal', which is none of the models small, other"),
         ("widths = [8, 8]", "width = [8, 8]", "cannot be built"),
         ("[narrow.models.small]", "[narrow.models.small", "is not TOML"),
