@@ -156,9 +156,7 @@ class _Stretches:
         if part.startswith("last:"):
             count = int(part.removeprefix("last:"))
             after = self.stages[-count - 1] if count < len(self.stages) else -1
-            shown = self.names[after + 1]
-            shown += f" to {self.names[-1]}" if shown != self.names[-1] else ""
-            return {n for n, at in self.at.items() if at > after}, f"{part} ({shown})"
+            return {n for n, at in self.at.items() if at > after}, f"{part} (from {self.names[after + 1]} on)"
         # a stage's name stands for the depths in it
         picked = {i for i, name in enumerate(self.names) if _matches(name, part)}
         if picked:

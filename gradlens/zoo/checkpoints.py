@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gradlens.records import LoadedModel, Preprocess
 from gradlens.runtime import bundled, versions, whole_file
 from gradlens.zoo.build import PREFIXES, build_seeded, split_builder
 from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
+from gradlens.zoo.heads import attach
 from gradlens.zoo.outputs import logits_of
 from gradlens.zoo.profile import profile
 from gradlens.zoo.weights import fitted, load_state, read_state_dict, read_tensors, sha256_of
@@ -130,8 +132,9 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: b
 
     Args:
         folder: ``.../collection/model``, made where it is missing.
-        module: the network that ``card.builder`` builds, with its weights.
-        card: its ``parameters, flops, size, sha256, versions`` are filled in here.
+        module: the network that ``card.builder`` builds, with ``card.head`` attached, with its weights.
+        card: its ``parameters, flops, size, sha256, versions`` are filled in here. The file of a ``FILE.py:FACTORY``
+            builder or head is copied into the folder, as ``network.py`` or ``head.py``, so it must stand alone.
         name: on the model card; ``collection/model`` of the folder where none is given.
         half: write weights in half precision; ``False`` keeps every bit.
 
@@ -141,7 +144,7 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: b
     Raises:
         CheckpointError: a weight is not finite, or the logits are not as many as the card's classes.
     """
-    split_builder(card.builder)
+    kind, _ = split_builder(card.builder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _as_stored(module, half)
     was_training = module.training
@@ -153,8 +156,13 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: b
         save_file(tensors, path, metadata={"format": "pt"})
         size, digest = path.stat().st_size, sha256_of(path)
     cost = profile(module, card.preprocess.input_size)
+    head = card.head
+    if head.file:
+        head = head.model_copy(update={"kind": _bring(head.kind, "head.py", folder)})
     full = card.model_copy(
         update={
+            "builder": _bring(card.builder, "network.py", folder) if kind == "file" else card.builder,
+            "head": head,
             "parameters": cost.parameters,
             "flops": cost.flops,
             "size": size,
@@ -164,6 +172,16 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: b
     )
     write_card(folder, full, module, name=name)
     return full
+
+
+def _bring(factory: str, name: str, folder: Path) -> str:
+    """``FILE.py:FACTORY`` with the file copied into the folder under ``name``, unless it lies there already."""
+    file, _, function = factory.rpartition(":")
+    if not Path(file).is_file() and (folder / file).is_file():
+        return factory
+    with whole_file(folder / name) as path:
+        shutil.copyfile(file, path)
+    return f"{name}:{function}"
 
 
 def write_card(folder: Path, card: Card, module: nn.Module | None = None, *, name: str = "") -> None:
@@ -321,18 +339,32 @@ def generic_classes(k: int) -> tuple[str, ...]:
 
 
 def builder_of(card: Card, folder: Path) -> str:
-    """The card's builder; a Python file is looked for in the checkpoint folder, where importing puts it.
+    """The card's builder; a Python file is looked for in the checkpoint folder, where :func:`save` puts it.
 
     Raises:
         CheckpointError: the card names a Python file that lies elsewhere: a folder may bring code, not pick it.
     """
     kind, _ = split_builder(card.builder)
-    if kind != "file":
-        return card.builder
-    file = card.builder.rpartition(":")[0]
+    return _inside(card.builder, folder) if kind == "file" else card.builder
+
+
+def _inside(factory: str, folder: Path) -> str:
+    file = factory.rpartition(":")[0]
     if Path(file).name != file or "\\" in file:
         raise CheckpointError(f"{folder / CONFIG} names a Python file outside its folder: {file}")
-    return str(folder / card.builder)
+    return str(folder / factory)
+
+
+def _network(card: Card, folder: Path) -> nn.Module:
+    """The card's network and head with random weights, always the same ones."""
+    module = build_seeded(builder_of(card, folder), card.arguments, len(card.classes))
+    head = card.head
+    if head.file:
+        head = head.model_copy(update={"kind": _inside(head.kind, folder)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attach(module, head, len(card.classes))
+    return module
 
 
 def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedModel:
@@ -348,7 +380,7 @@ def load_folder(folder: Path, name: str, weights: str | None = None) -> LoadedMo
         ModelError: the network cannot be built, or does not act as an image classifier.
     """
     card = read_card(folder)
-    module = build_seeded(builder_of(card, folder), card.arguments, len(card.classes))
+    module = _network(card, folder)
     if weights == "random":
         digest = "random"
     else:

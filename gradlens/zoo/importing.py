@@ -80,22 +80,16 @@ def import_checkpoint(
     """
     if (folder / CONFIG).exists() and not replace:
         raise CheckpointError(f"{folder} is a checkpoint already; choose another name, or say --force to replace it")
-    kind, _ = split_builder(arch)
     given = {**size_argument(arch, preprocess), **(arguments or {})}
     state = read_state_dict(weights)
     module = module_with(arch, given, state, len(classes), weights)
     half = all(t.dtype == torch.float16 for t in state.values() if t.is_floating_point())  # rounding would move scores
-    builder = arch
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=folder.parent) as made:
         staged = Path(made) / folder.name
         staged.mkdir()
-        if kind == "file":
-            file, _, factory = arch.rpartition(":")
-            shutil.copy(file, staged / "network.py")
-            builder = f"network.py:{factory}"
         card = Card(
-            builder=builder,
+            builder=arch,
             arguments=given,
             classes=tuple(classes),
             preprocess=Preprocessing.of(preprocess, decode),
