@@ -157,10 +157,12 @@ class _Stretches:
             count = int(part.removeprefix("last:"))
             after = self.stages[-count - 1] if count < len(self.stages) else -1
             return {n for n, at in self.at.items() if at > after}, f"{part} (from {self.names[after + 1]} on)"
-        # a stage's name stands for the depths in it
+        if part in self.names and (own := {n for n, at in self.at.items() if at == self.names.index(part)}):
+            return own, part
+        # the name of a stage that is no depth itself stands for the depths in it
         picked = {i for i, name in enumerate(self.names) if _matches(name, part)}
-        if picked:
-            return {n for n, at in self.at.items() if at in picked}, part
+        if found := {n for n, at in self.at.items() if at in picked}:
+            return found, part
         if not any(_matches(path, part) for path, _ in self.module.named_modules()):
             raise NotFoundError("depth or module", part, self.names, "see: gradlens layers")
         return {n for n, _ in self.module.named_parameters() if _matches(n, part)}, part
