@@ -455,3 +455,23 @@ def test_a_killed_process_continues_and_ends_with_the_same_weights(tmp_path: Pat
         subprocess.run(command(folder, "0"), check=True, capture_output=True, env=environment)
     cut, whole = (torch.load(tmp_path / f / "out.pt", weights_only=True) for f in ("cut", "whole"))
     assert all(torch.equal(v, whole[k]) for k, v in cut.items())
+
+
+def test_attention_is_plain_while_training_and_fused_again_whatever_happens() -> None:
+    import timm
+
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=2)
+    layers = [m for m in module.modules() if hasattr(m, "fused_attn")]
+    before = [m.fused_attn for m in layers]
+    assert any(before)
+
+    def fail() -> None:
+        with loop.plain_attention(module, torch.device("cpu")):
+            assert not any(m.fused_attn for m in layers)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [m.fused_attn for m in layers] == before
+    with loop.plain_attention(module, torch.device("cuda")):
+        assert [m.fused_attn for m in layers] == before

@@ -7,11 +7,12 @@ last finished epoch repeats the cut one exactly, on the same machine with the sa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,21 @@ class Trained:
     last: dict[str, torch.Tensor] = field(repr=False, compare=False)
 
 
-def unfuse_attention(module: nn.Module) -> list[Any]:
-    """Have timm's attention layers multiply matrices plainly; returns those that used the fused kernel.
+@contextlib.contextmanager
+def plain_attention(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have timm's attention layers multiply matrices plainly on a CPU, for the length of a ``with`` block.
 
-    On CPUs the backward pass of torch's fused attention takes two fifths of a training step of a small ViT in bf16;
-    the plain products make that step 1.8 times as fast. On GPUs the fused kernel is the faster one.
+    There the backward pass of torch's fused attention takes two fifths of a training step of a small ViT in bf16; the
+    plain products make that step 1.8 times as fast. On GPUs the fused kernel is the faster one.
     """
-    found: list[Any] = [layer for layer in module.modules() if getattr(layer, "fused_attn", False) is True]
-    for layer in found:
-        layer.fused_attn = False
-    return found
+    fused: list[Any] = [m for m in module.modules() if device.type == "cpu" and getattr(m, "fused_attn", False) is True]
+    try:
+        for layer in fused:
+            layer.fused_attn = False
+        yield
+    finally:
+        for layer in fused:
+            layer.fused_attn = True
 
 
 def train(
@@ -138,7 +144,6 @@ def train(
     device = runtime.torch_device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.to(device, memory_format=layout)  # type: ignore[call-overload]
-    fused = unfuse_attention(module) if device.type == "cpu" else []
     steps = len(images) // recipe.batch_size  # the rest of an epoch is left out: another one each time
     average = copy.deepcopy(module) if recipe.ema else module
     augment = Augmenter(recipe.augment, recipe.input_size, recipe.mean, recipe.std)
@@ -163,127 +168,125 @@ def train(
             runtime.say(f"{recipe.model}: continues after epoch {len(history)} of {recipe.epochs}")
 
     stopped, last = "", 0
-    for number, (phase, chosen) in enumerate(zip(phases, plan, strict=True), start=1):
-        first, last = last + 1, last + phase.epochs
-        if len(history) >= last:
-            continue  # it was finished before an interruption
-        freezing.apply(module, chosen)
-        optimiser = optimiser_of(module, recipe.optimiser, phase, chosen)
-        rates = Rates(optimiser, recipe.schedule, steps, phase.epochs)
-        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        if len(history) >= first:
-            optimiser.load_state_dict(state["optimiser"])
-            rates.load_state_dict(state["rates"])
-            scaler.load_state_dict(state["scaler"])
-        which = f"phase {number} of {len(phases)} " if len(phases) > 1 else ""
-        runtime.say(f"{recipe.model}: {which}{freezing.report(chosen)}")
+    with plain_attention(module, device):
+        for number, (phase, chosen) in enumerate(zip(phases, plan, strict=True), start=1):
+            first, last = last + 1, last + phase.epochs
+            if len(history) >= last:
+                continue  # it was finished before an interruption
+            freezing.apply(module, chosen)
+            optimiser = optimiser_of(module, recipe.optimiser, phase, chosen)
+            rates = Rates(optimiser, recipe.schedule, steps, phase.epochs)
+            scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+            if len(history) >= first:
+                optimiser.load_state_dict(state["optimiser"])
+                rates.load_state_dict(state["rates"])
+                scaler.load_state_dict(state["scaler"])
+            which = f"phase {number} of {len(phases)} " if len(phases) > 1 else ""
+            runtime.say(f"{recipe.model}: {which}{freezing.report(chosen)}")
 
-        for epoch in range(len(history) + 1, last + 1):
-            if number == len(phases):
-                own = history[first - 1 :]
-                stopped = reason_to_stop(
-                    recipe.stopping, [e.select_loss for e in own], [e.select_accuracy for e in own]
-                )
-                if stopped:
-                    break
-            started = time.perf_counter()
-            seed_everything(derive_seed(recipe.seed, epoch, use=2))  # dropout, stochastic depth
-            shuffled = order(len(images), recipe.seed, epoch)
-            draws = draw(len(images), recipe.seed, epoch)
-            total_loss, right, seen = 0.0, 0, 0
-            freezing.train_mode(module)
-            bar = runtime.progress(
-                batches(
-                    images.pixels,
-                    shuffled[: steps * recipe.batch_size].split(recipe.batch_size),
-                    recipe,
-                    epoch,
-                    runtime.workers,
-                ),
-                f"{recipe.model} {epoch}/{recipe.epochs}",
-                total=steps,
-                unit="batch",
-            )
-            for step, (batch, pixels) in enumerate(bar):
-                x = augment(pixels.to(device), draws[batch])
-                y = target = images.labels[batch].to(device)
-                if mix.mixes:
-                    x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
-                with passes.autocast():
-                    logits = logits_of(module(x.contiguous(memory_format=layout)))
-                    loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
-                optimiser.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                if recipe.optimiser.clip_norm:
-                    scaler.unscale_(optimiser)
-                    nn.utils.clip_grad_norm_(module.parameters(), recipe.optimiser.clip_norm)
-                lr, scale = rates.lr, scaler.get_scale()
-                scaler.step(optimiser)
-                scaler.update()
-                if scaler.get_scale() >= scale:  # else the gradients overflowed, and no step was taken
-                    rates.step()
-                if recipe.ema:
-                    move_average(average, module, recipe.ema, (epoch - 1) * steps + step)
-                batch_loss, hits = float(loss.detach()), int((logits.detach().argmax(1) == y).sum())
-                total_loss += batch_loss * len(batch)
-                right += hits
-                seen += len(batch)
-                if not math.isfinite(total_loss):
-                    raise TrainingError(
-                        f"{recipe.model}: the loss became {batch_loss} in epoch {epoch}, step {step + 1}, at "
-                        f"learning rate {lr:.2g}; lower optimiser.lr (now {recipe.optimiser.lr:g}) or set "
-                        "optimiser.clip_norm = 1"
+            for epoch in range(len(history) + 1, last + 1):
+                if number == len(phases):
+                    own = history[first - 1 :]
+                    stopped = reason_to_stop(
+                        recipe.stopping, [e.select_loss for e in own], [e.select_accuracy for e in own]
                     )
-                if isinstance(bar, tqdm):
-                    speed = seen / (time.perf_counter() - started)
-                    left = ((recipe.epochs - epoch + 1) * steps * recipe.batch_size - seen) / speed
-                    bar.set_postfix_str(
-                        f"loss {total_loss / seen:.3f}, acc {right / seen:.1%}, lr {lr:.2g}, {speed:.0f} images/s, "
-                        f"{left / 60:.1f} min left in all"
-                    )
-                if on_step is not None:
-                    on_step(
-                        {"step": (epoch - 1) * steps + step + 1, "epoch": epoch, "phase": number, "loss": batch_loss,
-                         "accuracy": hits / len(batch), "lr": lr}
-                    )  # fmt: skip
-            accuracy, select_loss = evaluate(average, select, plain, recipe, passes)
-            rates.epoch(select_loss)
-            seconds = time.perf_counter() - started
-            done = Epoch(epoch, total_loss / seen, right / seen, accuracy, select_loss, lr, seconds, number)
-            history.append(done)
-            if recipe.keep == "last" or accuracy >= kept["accuracy"]:
-                weights = average.state_dict()  # with its layers' versions, without which MNASNet takes none
-                weights.update({k: v.detach().cpu().clone() for k, v in weights.items()})
-                kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
-            _write_metrics(folder, history)
-            with whole_file(state_file) as path:
-                torch.save(
-                    {
-                        "mark": mark,
-                        "module": module.state_dict(),
-                        "average": average.state_dict() if recipe.ema else {},
-                        "optimiser": optimiser.state_dict(),
-                        "rates": rates.state_dict(),
-                        "scaler": scaler.state_dict(),
-                        "history": [asdict(e) for e in history],
-                        "kept": kept,
-                    },
-                    path,
+                    if stopped:
+                        break
+                started = time.perf_counter()
+                seed_everything(derive_seed(recipe.seed, epoch, use=2))  # dropout, stochastic depth
+                shuffled = order(len(images), recipe.seed, epoch)
+                draws = draw(len(images), recipe.seed, epoch)
+                total_loss, right, seen = 0.0, 0, 0
+                freezing.train_mode(module)
+                bar = runtime.progress(
+                    batches(
+                        images.pixels,
+                        shuffled[: steps * recipe.batch_size].split(recipe.batch_size),
+                        recipe,
+                        epoch,
+                        runtime.workers,
+                    ),
+                    f"{recipe.model} {epoch}/{recipe.epochs}",
+                    total=steps,
+                    unit="batch",
                 )
-            left = (recipe.epochs - epoch) * seconds
-            runtime.say(
-                f"{recipe.model} {epoch:>3}/{recipe.epochs}  loss {done.loss:.3f}  train {done.accuracy:.1%}  "
-                f"select {accuracy:.2%}  lr {lr:.2g}  {seen / seconds:.0f} images/s"
-                + (f"  {left / 60:.1f} min left" if left else "")
-            )
-            if on_epoch is not None:
-                on_epoch(done)
+                for step, (batch, pixels) in enumerate(bar):
+                    x = augment(pixels.to(device), draws[batch])
+                    y = target = images.labels[batch].to(device)
+                    if mix.mixes:
+                        x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
+                    with passes.autocast():
+                        logits = logits_of(module(x.contiguous(memory_format=layout)))
+                        loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
+                    optimiser.zero_grad(set_to_none=True)
+                    scaler.scale(loss).backward()
+                    if recipe.optimiser.clip_norm:
+                        scaler.unscale_(optimiser)
+                        nn.utils.clip_grad_norm_(module.parameters(), recipe.optimiser.clip_norm)
+                    lr, scale = rates.lr, scaler.get_scale()
+                    scaler.step(optimiser)
+                    scaler.update()
+                    if scaler.get_scale() >= scale:  # else the gradients overflowed, and no step was taken
+                        rates.step()
+                    if recipe.ema:
+                        move_average(average, module, recipe.ema, (epoch - 1) * steps + step)
+                    batch_loss, hits = float(loss.detach()), int((logits.detach().argmax(1) == y).sum())
+                    total_loss += batch_loss * len(batch)
+                    right += hits
+                    seen += len(batch)
+                    if not math.isfinite(total_loss):
+                        raise TrainingError(
+                            f"{recipe.model}: the loss became {batch_loss} in epoch {epoch}, step {step + 1}, at "
+                            f"learning rate {lr:.2g}; lower optimiser.lr (now {recipe.optimiser.lr:g}) or set "
+                            "optimiser.clip_norm = 1"
+                        )
+                    if isinstance(bar, tqdm):
+                        speed = seen / (time.perf_counter() - started)
+                        left = ((recipe.epochs - epoch + 1) * steps * recipe.batch_size - seen) / speed
+                        bar.set_postfix_str(
+                            f"loss {total_loss / seen:.3f}, acc {right / seen:.1%}, lr {lr:.2g}, {speed:.0f} images/s, "
+                            f"{left / 60:.1f} min left in all"
+                        )
+                    if on_step is not None:
+                        done_steps = (epoch - 1) * steps + step + 1
+                        told = {"step": done_steps, "epoch": epoch, "phase": number, "loss": batch_loss}
+                        on_step(told | {"accuracy": hits / len(batch), "lr": lr})
+                accuracy, select_loss = evaluate(average, select, plain, recipe, passes)
+                rates.epoch(select_loss)
+                seconds = time.perf_counter() - started
+                done = Epoch(epoch, total_loss / seen, right / seen, accuracy, select_loss, lr, seconds, number)
+                history.append(done)
+                if recipe.keep == "last" or accuracy >= kept["accuracy"]:
+                    weights = average.state_dict()  # with its layers' versions, without which MNASNet takes none
+                    weights.update({k: v.detach().cpu().clone() for k, v in weights.items()})
+                    kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
+                _write_metrics(folder, history)
+                with whole_file(state_file) as path:
+                    torch.save(
+                        {
+                            "mark": mark,
+                            "module": module.state_dict(),
+                            "average": average.state_dict() if recipe.ema else {},
+                            "optimiser": optimiser.state_dict(),
+                            "rates": rates.state_dict(),
+                            "scaler": scaler.state_dict(),
+                            "history": [asdict(e) for e in history],
+                            "kept": kept,
+                        },
+                        path,
+                    )
+                left = (recipe.epochs - epoch) * seconds
+                runtime.say(
+                    f"{recipe.model} {epoch:>3}/{recipe.epochs}  loss {done.loss:.3f}  train {done.accuracy:.1%}  "
+                    f"select {accuracy:.2%}  lr {lr:.2g}  {seen / seconds:.0f} images/s"
+                    + (f"  {left / 60:.1f} min left" if left else "")
+                )
+                if on_epoch is not None:
+                    on_epoch(done)
 
     if stopped:
         runtime.say(f"{recipe.model}: stopped after epoch {len(history)} of {recipe.epochs}: {stopped}")
         _write_metrics(folder, history, stopped)
-    for layer in fused:
-        layer.fused_attn = True
     final = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
     module.load_state_dict(kept["weights"])
     module.requires_grad_(True)
