@@ -115,7 +115,7 @@ def train(
             epochs=recipe.epochs,
             kept=trained.epoch,
             seed=recipe.seed,
-            seconds=round(trained.seconds, 1),
+            seconds=round(trained.seconds, 3),
             start=begun.start,
             phases=begun.phases,
             stopped=trained.stopped,
