@@ -114,6 +114,24 @@ def plain(text: str) -> str:
 # -- what it says -----------------------------------------------------------------------------------------------------
 
 
+def test_a_model_that_guesses_is_no_robust_one(tmp_path: Path) -> None:
+    """At the share of the largest class there is nothing to lose; the page says so and picks another."""
+    write_run(
+        tmp_path / "run",
+        {
+            "good": {"vehicles-test": 0.9, "vehicles-night": 0.6},
+            "coin": {"vehicles-test": 0.12, "vehicles-night": 0.12},
+        },
+    )
+    found = read(tmp_path / "run")
+    assert answers.guessing(found) == ["coin"]
+    robust = next(p for p in answers.picks(found) if p.title == "Most robust")
+    assert robust.models == ("good",)
+    said = [plain(s) for s in answers.sentences(found)]
+    assert any(s.startswith("coin is no better than naming the largest class every time") for s in said)
+    assert not any("coin" in s for s in said if "keeps" in s)
+
+
 def test_sentences_state_the_measured_numbers(measured: tuple[Path, dict[tuple[str, str], Predictions]]) -> None:
     folder, said = measured
     accuracy = {key: float((p.predicted == p.labels).mean()) for key, p in said.items()}

@@ -56,6 +56,21 @@ def outside(run: Run) -> dict[str, Outside]:
     return found
 
 
+def guessing(run: Run) -> list[str]:
+    """Models that do no better in distribution than naming its largest class every time: the interval of their
+    accuracy reaches down to that class's share. They lose little elsewhere, because they have nothing to lose.
+    """
+    sizes: dict[str, int] = {}
+    for row in run.per_class:
+        if row["dataset"] == run.in_dist:
+            sizes[row["class"]] = max(sizes.get(row["class"], 0), row["n"])
+    if not sum(sizes.values()):
+        return []
+    chance = max(sizes.values()) / sum(sizes.values())
+    own = {m: run.scores[m, run.in_dist]["accuracy"] for m in run.models if (m, run.in_dist) in run.scores}
+    return [m for m, e in own.items() if e.defined and e.low <= chance]
+
+
 def parameters(run: Run) -> dict[str, int]:
     """Parameters by model, where the run recorded them."""
     rows = run.about.get("models")
@@ -86,6 +101,17 @@ def sentences(run: Run) -> list[Markup]:
     models, sets = short_models(run.models), short_sets(run.datasets)
     said = [_best(run, models)]
     gaps = [g for g in run.gaps_of("accuracy").values() if g.gap.defined]
+    idle = guessing(run)
+    if idle:
+        text = Markup(
+            "{} {} no better than naming the largest class every time (interval of the accuracy on {}): what is said "
+            "of keeping accuracy leaves {} out."
+        )
+        one = len(idle) == 1
+        said.append(
+            text.format(_names([models[m] for m in idle]), "is" if one else "are", run.in_dist, "it" if one else "them")
+        )
+    gaps = [g for g in gaps if g.model not in idle]
     if gaps:
         said += _hardest(run, gaps, models, sets)
         said.append(_told_from_zero(gaps))
@@ -234,7 +260,8 @@ def picks(run: Run) -> list[Pick]:
     where = "the probe set" if len(run.probes) == 1 else f"the {len(run.probes)} probe sets, each weighing the same"
     pick("Best outside", {m: o.accuracy for m, o in away.items()}, max, share, f"highest mean accuracy on {where}")
     kept = "largest share of its in-distribution accuracy kept"
-    pick("Most robust", {m: o.kept for m, o in away.items()}, max, share, f"{kept} on {where}")
+    able = {m: o.kept for m, o in away.items() if m not in guessing(run)}
+    pick("Most robust", able, max, share, f"{kept} on {where}")
     if len(size) == len(run.models):
         pick("Smallest", size, min, lambda n: f"{n / 1e6:.2f} M", "fewest parameters")
         if away:
