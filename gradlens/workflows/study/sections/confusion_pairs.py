@@ -38,7 +38,7 @@ def of_course(course: Course) -> Outcome:
         return Outcome(
             tables={"confusion_pairs.csv": (COLUMNS, rows)}, findings=["No image was taken for another class."]
         )
-    shown = ", ".join(f"{a} and {b} ({whole[a, b]})" for a, b in order if whole[a, b])
+    shown = ", ".join(f"{a} and {b} ({whole[a, b]:g})" for a, b in order if whole[a, b])
     findings = [f"Confused most on {course.subject.in_dist}, both ways, over all {len(course.runs)} runs: {shown}."]
     for model in dict.fromkeys(r["model"] for r in reduced):
         known = [r for r in reduced if r["model"] == model and r["before"]]
