@@ -40,8 +40,8 @@ def of_course(course: Course) -> Outcome:
         rows.append(_row(name, own, measured[key], course))
     about = machine(course.runtime)
     note = (
-        f"times are of {about['device_name']} ({about['device']}, threads: {about['threads']}), with whatever else ran; "
-        "minutes of training are of all epochs with their selection, without decoding"
+        f"times are of {about['device_name']} ({about['device']}, threads: {about['threads']}), with whatever else "
+        "ran; minutes of training are of all epochs with their selection, without decoding"
     )
     if any(r["trainable"] != r["parameters"] for r in rows):
         note += "; trainable parameters are those of the last phase"
