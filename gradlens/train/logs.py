@@ -23,7 +23,7 @@ class Log(Protocol):
     def __init__(self, folder: Path, *, first: int, name: str, settings: Mapping[str, Any]) -> None: ...
 
     @staticmethod
-    def library() -> Any:
+    def package() -> Any:
         """What it is written with; raises InstallationError where that is not installed."""
 
     def write(self, values: Mapping[str, float], step: int) -> None:
@@ -42,10 +42,10 @@ class TensorBoard:
 
     def __init__(self, folder: Path, *, first: int, name: str, settings: Mapping[str, Any]) -> None:
         # what lies there from this step on is of an epoch that was not finished
-        self._writer = self.library().SummaryWriter(str(folder), purge_step=first)
+        self._writer = self.package().SummaryWriter(str(folder), purge_step=first)
 
     @staticmethod
-    def library() -> Any:
+    def package() -> Any:
         """torch's writer of event files."""
         try:
             from torch.utils import tensorboard
@@ -68,7 +68,7 @@ class WeightsAndBiases:
     """An offline run, which ``wandb sync`` uploads where somebody wants that."""
 
     def __init__(self, folder: Path, *, first: int, name: str, settings: Mapping[str, Any]) -> None:
-        wandb = self.library()
+        wandb = self.package()
         folder.mkdir(parents=True, exist_ok=True)
         quiet = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
@@ -79,7 +79,7 @@ class WeightsAndBiases:
         )  # fmt: skip
 
     @staticmethod
-    def library() -> Any:
+    def package() -> Any:
         """The wandb package."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
         try:
@@ -95,7 +95,7 @@ class WeightsAndBiases:
     def close(self) -> None:
         """End the run, and wait until its file is whole."""
         self._run.finish()
-        self.library().teardown()  # finish() leaves an offline run's writing to a process of its own
+        self.package().teardown()  # finish() leaves an offline run's writing to a process of its own
 
 
 class Logs:
@@ -160,7 +160,7 @@ def open_logs(
         InstallationError: its library is not installed.
     """
     for kind in kinds:
-        LOGS[kind].library()  # a missing one ends it here, not at the first step
+        LOGS[kind].package()  # a missing one ends it here, not at the first step
     logs = Logs(kinds, folder, name, settings or {})
     try:
         yield logs
