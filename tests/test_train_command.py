@@ -284,14 +284,14 @@ def test_weights_and_biases_writes_an_offline_run(tmp_path: Path) -> None:
     assert b"two/small" in content
 
 
-def test_an_unknown_log_and_one_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_log_and_one_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFoundError, match="did you mean 'tensorboard'"), open_logs(["tensorbord"], tmp_path):
         pass
 
     def missing() -> Any:
         raise InstallationError("pip install")
 
-    monkeypatch.setattr(LOGS["wandb"], "library", staticmethod(missing))
+    monkeypatch.setattr(LOGS["wandb"], "package", staticmethod(missing))
     with pytest.raises(InstallationError), open_logs(["wandb"], tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
