@@ -140,6 +140,15 @@ def test_a_users_file_and_a_builder_of_any_library(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_images_of_ones_own_are_held_out_as_the_recipe_says_else_a_tenth() -> None:
+    own = {"data.train": "photos", "data.select": None}
+    assert recipes.load("cifar10", "custom_cnn", own).data.select_fraction == 0.02
+    assert recipes.load("cifar10", "densenet", own).data.select_fraction == 0.1
+    assert recipes.load("cifar10", "vgg", own | {"data.select_fraction": 0.3}).data.select_fraction == 0.3
+    vehicles = recipes.load("vehicles", "vit", own).data
+    assert (vehicles.select, vehicles.select_fraction) == (None, recipes.HELD_OUT)
+
+
 # ---------------------------------------------------------------------------------------------- augmentation
 
 

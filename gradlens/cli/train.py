@@ -165,7 +165,7 @@ def command(
     if data is not None:  # other images: the recipe's own selection, test and probe sets are not theirs
         changes |= {"data.train": data, "data.test": test, "data.probes": list(probes)}
         if select is None:
-            changes |= {"data.select": None, "data.select_fraction": changes.get("data.select_fraction", 0.1)}
+            changes["data.select"] = None
     if select is not None:
         changes |= {"data.select": select, "data.select_fraction": 0.0}
     if test is not None:

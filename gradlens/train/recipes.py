@@ -30,6 +30,7 @@ from gradlens.train.settings import Recipe
 from gradlens.zoo.architectures import ARCHITECTURES
 
 FOLDER = Path(__file__).parent / "recipes"
+HELD_OUT = 0.1  # of each class, for selection, where a recipe's own selection set does not fit the images given
 
 
 def names() -> list[str]:
@@ -66,7 +67,8 @@ def load(recipe: str | Path, model: str, changes: Mapping[str, Any] | None = Non
     Args:
         recipe: name or path, see :func:`read`.
         model: one of :func:`models`, or a builder (``timm:resnet18``).
-        changes: dotted field names and values that go before what the file says (``{"optimiser.lr": 1e-3}``).
+        changes: dotted field names and values that go before what the file says (``{"optimiser.lr": 1e-3}``). With
+            ``{"data.select": None}`` the recipe's ``select_fraction`` is held out, or :data:`HELD_OUT` where it has none.
 
     Raises:
         NotFoundError: no such recipe, or it knows no such architecture.
@@ -80,7 +82,11 @@ def load(recipe: str | Path, model: str, changes: Mapping[str, Any] | None = Non
         table["builder"] = model
     else:
         raise NotFoundError("model", model, own, f"the recipe {table['recipe']!r} has no [models.{model}]")
-    return complete(merged(table | {"model": model}, nested(changes or {})))
+    changes = dict(changes or {})
+    whole = merged(table | {"model": model}, nested(changes))
+    if "data.select" in changes and changes["data.select"] is None and not whole["data"].get("select_fraction"):
+        whole["data"]["select_fraction"] = HELD_OUT
+    return complete(whole)
 
 
 def complete(table: Mapping[str, Any]) -> Recipe:
