@@ -124,7 +124,7 @@ def _render(template: str, base: Path, **shown: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["link"] = lambda path: _link(path, base)
-    script = environment.get_template("page.js").render()
+    script = environment.get_template("script.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(**shown, script_hash=f"sha256-{digest}", version=__version__)
 

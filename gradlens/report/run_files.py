@@ -104,7 +104,7 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
     # what is given goes through JSON as well, so that the page is the same when it is built again from the file
     about = _run_json(folder / "run.json") if about is None else json.loads(json.dumps(about))
     scores: dict[tuple[str, str], dict[str, Estimate]] = {}
-    for key, estimate in _records(folder / "summary.csv", _score):
+    for key, estimate in records(folder / "summary.csv", _score):
         scores.setdefault(key[:2], {})[key[2]] = estimate
     if not scores:
         raise InputError(f"{folder / 'summary.csv'} has no scores; a page needs a run of gradlens shift-eval")
@@ -112,13 +112,13 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
         folder,
         about,
         scores,
-        tuple(_records(folder / "gaps.csv", _gap, optional=True)),
-        tuple(_records(folder / "per_class.csv", dict, optional=True)),
-        tuple(_records(folder / "pairs.csv", dict, optional=True)),
-        tuple(_records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
+        tuple(records(folder / "gaps.csv", _gap, optional=True)),
+        tuple(records(folder / "per_class.csv", dict, optional=True)),
+        tuple(records(folder / "pairs.csv", dict, optional=True)),
+        tuple(records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
         tuple(pictures(folder / "figures")),
         tuple(_analysed(folder, one) for one in about.get("analyses", []) if isinstance(one, dict)),
-        tuple(_raw_rows(folder / "questions.csv")),
+        tuple(raw_rows(folder / "questions.csv")),
     )
 
 
@@ -129,11 +129,11 @@ def _analysed(folder: Path, told: Mapping[str, Any]) -> Analysed:
     # a name is a file of this folder and nothing else, whatever the list says
     files = [name for name in texts("tables") if name == Path(name).name]
     plain = {key: str(told.get(key, "")) for key in ("name", "title", "what", "not_done")}
-    tables = {name: tuple(_raw_rows(folder / name)) for name in files}
+    tables = {name: tuple(raw_rows(folder / name)) for name in files}
     return Analysed(**plain, findings=texts("findings"), notes=texts("notes"), tables=tables, figures=texts("figures"))
 
 
-def _raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
+def raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
     """Rows with every cell as the file has it; none where there is no file."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -169,7 +169,7 @@ TEXT |= {"paired", "class", "path", "reason"}
 WHOLE = {"n", "n_in_dist", "n_probe", "classes", "b", "c"}
 
 
-def _records(path: Path, make: Callable[[dict[str, Any]], T], optional: bool = False) -> Iterator[T]:
+def records(path: Path, make: Callable[[dict[str, Any]], T], optional: bool = False) -> Iterator[T]:
     """What ``make`` makes of each row: text as it is, counts as int, everything else as float (empty: not a number)."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:

@@ -1,0 +1,34 @@
+"""What the page says of each analysis."""
+
+from __future__ import annotations
+
+import math
+
+from gradlens.report.cells import MOST_ROWS, Cell, Table
+from gradlens.report.run_files import Analysed
+from gradlens.shift import tables
+
+
+def raw_tables(one: Analysed) -> list[Table]:
+    """An analysis's tables as its files have them: columns that say something, numbers to four digits."""
+    found = []
+    for name, rows in one.tables.items():
+        if not rows:
+            continue
+        columns = [key for key in rows[0] if any(row.get(key) for row in rows)]
+        title = name.removesuffix(".csv").replace("_", " ")
+        caption = title + (f", the first {MOST_ROWS} of {len(rows):,} rows" if len(rows) > MOST_ROWS else "")
+        body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_ROWS])
+        found.append(Table(caption, tuple((key.replace("_", " "), "") for key in columns), body, name, title))
+    return found
+
+
+def _raw_cell(text: str) -> Cell:
+    try:
+        value = float(text)
+    except ValueError:
+        return Cell(text or "–", sort=text)
+    if not math.isfinite(value):
+        return Cell("–", sort=-math.inf)
+    shown = f"{int(value):,}" if text.lstrip("-").isdigit() else f"{value:.4g}"
+    return Cell(shown.replace("-", tables.MINUS), sort=value, title=text)

@@ -1,0 +1,3 @@
+{% include "page.js" %}
+{% include "models.js" %}
+{% include "pictures.js" %}
