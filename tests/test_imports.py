@@ -17,7 +17,7 @@ PACKAGE = Path(gradlens.__file__).parent
 # A part may import the parts that stand in an earlier row; parts of one row do not know one another.
 ROWS = (
     ("errors",),
-    ("records", "registry"),
+    ("records", "registry", "processes"),
     ("runtime",),
     ("data",),
     ("zoo",),
@@ -27,7 +27,8 @@ ROWS = (
     ("report",),
     ("doctor",),
     ("workflows",),
-    ("cli", "app"),
+    ("app",),
+    ("cli",),
     ("__main__",),
 )
 ROW = {part: row for row, parts in enumerate(ROWS) for part in parts}
@@ -54,6 +55,8 @@ HEAVY = [
     "wandb",
     "datasets",
     "gradio",
+    "ray",
+    "webdataset",
 ]
 
 

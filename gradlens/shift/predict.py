@@ -96,7 +96,7 @@ def predict(
     timings = timings if timings is not None else Timings()
     share = range(shard[0] - 1, len(image_set), shard[1])
     wanted = [image_set.samples[i].id for i in share]
-    keys = {m.name: _about(m, image_set, runtime) for m in models}
+    keys = {m.name: about(m, image_set, runtime) for m in models}
     known = {m.name: Known() if fresh else store.known(key_of(keys[m.name])) for m in models}
     seconds = dict.fromkeys(known, 0.0)
     missing = {m.name: tuple(i for i in share if image_set.samples[i].id not in known[m.name]) for m in models}
@@ -171,14 +171,14 @@ def _answers(
 
 def cached(model: LoadedModel, image_set: ImageSet, runtime: Runtime, store: OutputStore) -> int:
     """Of how many images of the set the store has the model's output."""
-    known = store.known(key_of(_about(model, image_set, runtime)))
+    known = store.known(key_of(about(model, image_set, runtime)))
     return sum(sample.id in known for sample in image_set.samples)
 
 
 # ---------------------------------------------------------------------------------------------- what made an output
 
 
-def _about(model: LoadedModel, image_set: ImageSet, runtime: Runtime) -> dict[str, object]:
+def about(model: LoadedModel, image_set: ImageSet, runtime: Runtime) -> dict[str, object]:
     """Everything that can change a logit: a stored output is used again only where all of this is equal."""
     device = runtime.torch_device()
     installed = versions()

@@ -21,6 +21,7 @@ from gradlens.records import HookPoint, LoadedModel, Preprocess, Skipped
 from gradlens.runtime import Runtime
 from gradlens.shift.predict import pass_size
 from gradlens.workflows.see import depths_of
+from gradlens.zoo.outputs import logits_of
 
 ROOM = 2**28  # float32 values of all sets of a group of models: 1 GiB
 
@@ -99,9 +100,8 @@ def features(
             batch = torch.stack(tensors).to(device)
             for model in models:
                 if model.preprocess == preprocess:
-                    for kept, values in zip(
-                        pooled[model.name], _pooled(model, points[model.name], batch, runtime), strict=True
-                    ):
+                    vectors, _ = pooled_pass(model, points[model.name], batch, runtime)
+                    for kept, values in zip(pooled[model.name], vectors, strict=True):
                         kept.append(values)
             tensors.clear()
 
@@ -135,10 +135,20 @@ def features(
     }
 
 
-def _pooled(
+def pooled_pass(
     model: LoadedModel, points: Sequence[HookPoint], images: torch.Tensor, runtime: Runtime
-) -> list[np.ndarray]:
-    """Per depth (N, C) float32: the grid's mean."""
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """One forward pass: per depth (N, C) float32, the grid's mean; and the logits, (N, K) float32.
+
+    Args:
+        model: on the device of the images; left as it was.
+        points: its depths.
+        images: (N, 3, H, W), preprocessed.
+        runtime: the precision.
+
+    Raises:
+        DepthError: a depth did not run, or gives another shape than when it was found.
+    """
     module = unwrap(model.module)
     wanted = {(p.path, p.call): p for p in points}
     seen: dict[tuple[str, int], torch.Tensor] = {}
@@ -157,8 +167,8 @@ def _pooled(
 
     hooks = {p.path: module.get_submodule(p.path) for p in points}
     with undisturbed(module), hooked(hooks, see), torch.no_grad(), runtime.autocast():
-        module(images.clone())
+        logits = logits_of(module(images.clone())).float().cpu().numpy()
     missing = [p.name for p in points if (p.path, p.call) not in seen]
     if missing:
         raise DepthError(f"{model.name}: module {missing[0]!r} did not run in this forward pass")
-    return [seen[p.path, p.call].numpy() for p in points]
+    return [seen[p.path, p.call].numpy() for p in points], logits
