@@ -51,13 +51,14 @@ _SHOWN: dict[Scale, str] = {
     "row": "all maps of a row share one maximum",
     "figure": "all maps of this figure share one maximum",
 }
-_SAID: dict[str, str] = {
+SAID: dict[str, str] = {
     "all negative": "all evidence\nis negative",
     "zero gradient": "gradient\nis zero",
     "undefined": "not defined\nhere",
     "constant": "the same\neverywhere",
     "non-finite": "not finite",
 }
+"""What stands in the place of a map that shows nothing, by its status."""
 
 
 @dataclass(frozen=True)
@@ -568,7 +569,7 @@ def _cell(ax: Axes, view: np.ndarray, cell: Cell, top: float, x: float, y: float
             shape.set_path_effects([Stroke(linewidth=1.3, foreground="black"), Normal()])
             ax.add_patch(shape)
     else:
-        _blank(ax, cell.said or _SAID.get(cell.status, cell.status), x, y, width, height)
+        _blank(ax, cell.said or SAID.get(cell.status, cell.status), x, y, width, height)
     if cell.caption:
         _caption(ax, cell.caption, x + width / 2, y + height, width)
 

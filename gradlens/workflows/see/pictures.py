@@ -67,7 +67,7 @@ def chosen_sets(
     if data:
         whole = open_source(data, offline=runtime.offline, runtime=runtime)
         return [whole.subset(one_per_class(whole, n))]
-    return list(own_examples(models, runtime, n))
+    return list(own_examples([str(m.card.get("test", "")) for m in models], runtime, n))
 
 
 def pictures(sets: Sequence[ImageSet], runtime: Runtime) -> Iterator[tuple[Picture, np.ndarray] | Skipped]:
@@ -102,15 +102,20 @@ def one_per_class(images: ImageSet, n: int) -> list[int]:
     return sorted(in_turn[:n])
 
 
-def own_examples(models: Sequence[LoadedModel], runtime: Runtime, n: int) -> tuple[ImageSet, ImageSet]:
+def own_examples(tests: Sequence[str], runtime: Runtime, n: int) -> tuple[ImageSet, ImageSet]:
     """One image of each of ``n`` classes from the models' own test set, and the same scenes from the probe set that
     mixes all shifts.
+
+    Args:
+        tests: the test set that each model's card names; empty where it names none.
+        runtime: shows the progress of sets that must be rendered first.
+        n: images of each set.
 
     Raises:
         InputError: the models' cards name no test set that is at hand, or not all the same.
     """
-    tests = {str(m.card.get("test", "")) for m in models}
-    name = tests.pop() if len(tests) == 1 else ""
+    distinct = set(tests)
+    name = distinct.pop() if len(distinct) == 1 else ""
     if not name or name not in probe_sets.known():
         raise InputError("these models have no common test set here to take images from; give --image or --data")
     test = open_source(name, runtime=runtime)
