@@ -13,6 +13,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from runs import Result, Run
 
+pytest_plugins = ["browser"]  # tabs of a real one
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # examples are timed by the wall clock, and a busy machine is no fault of theirs; the same ones are tried on every run

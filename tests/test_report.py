@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -487,40 +487,28 @@ def test_index_without_a_run(tmp_path: Path) -> None:
 # -- in a browser -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def page(
-    measured: tuple[Path, dict[tuple[str, str], Predictions]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    program = browser.find()
-    if program is None:
-        pytest.skip("no Chromium on the PATH")
-    with browser.Page(program, tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-def names(page: browser.Page, table: str) -> list[str]:
-    shown: list[str] = page.run(
-        f"[...document.querySelectorAll('{table} tbody tr')].filter(r => !r.hidden)"
-        ".map(r => r.cells[0].innerText.trim())"
-    )
-    return shown
+def names(tab: browser.Tab, table: str) -> list[str]:
+    """The first cells of a table's rows that are shown."""
+    rows = tab.page.locator(f"{table} tbody tr:not([hidden]) > th")
+    return [text.strip() for text in rows.all_inner_texts()]
 
 
 MODELS = "[aria-labelledby=models] table"
+Visit = Callable[..., browser.Tab]
 
 
-def test_browser_loads_only_the_file_and_has_nothing_to_complain(
-    page: browser.Page, measured: tuple[Path, Any]
-) -> None:
+def test_browser_loads_only_the_file_and_has_nothing_to_complain(visit: Visit, measured: tuple[Path, Any]) -> None:
     file = measured[0] / "report.html"
-    page.open(file)
-    assert [u for u in page.requests if not u.startswith("data:image/")] == [file.resolve().as_uri()]
-    assert page.complaints == []
-    assert page.run("[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 0)")
+    tab = visit(file)
+    assert [u for u in tab.requests if not u.startswith("data:image/")] == [file.resolve().as_uri()]
+    assert tab.complaints == []
+    assert tab.page.evaluate(
+        "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth > 0)"
+    )
 
 
-def test_browser_sorts_by_numbers_and_by_names(page: browser.Page, measured: tuple[Path, Any]) -> None:
-    page.open(measured[0] / "report.html")
+def test_browser_sorts_by_numbers_and_by_names(visit: Visit, measured: tuple[Path, Any]) -> None:
+    page = (tab := visit(measured[0] / "report.html")).page
     accuracy = {
         m.removeprefix("vehicles/"): float(
             (measured[1][m, "vehicles-test"].predicted == measured[1][m, "vehicles-test"].labels).mean()
@@ -528,87 +516,56 @@ def test_browser_sorts_by_numbers_and_by_names(page: browser.Page, measured: tup
         for m in ACCURACIES
     }
     by_accuracy = sorted(accuracy, key=lambda m: accuracy[m])
-    head = f"[...document.querySelectorAll('{MODELS} th')].find(h => h.innerText.startsWith('Accuracy'))"
-    page.run(f"{head}.querySelector('button').click()")
-    assert names(page, MODELS) == by_accuracy[::-1]
-    assert page.run(f"{head}.getAttribute('aria-sort')") == "descending"
-    page.run(f"{head}.querySelector('button').click()")
-    assert names(page, MODELS) == by_accuracy
-    assert page.run(f"{head}.getAttribute('aria-sort')") == "ascending"
-    page.run(f"document.querySelector('{MODELS} th button').click()")
-    assert names(page, MODELS) == sorted(accuracy)
-    assert page.run(f"document.querySelectorAll('{MODELS} [aria-sort]').length") == 1
+    head = page.locator(f"{MODELS} th", has_text="Accuracy").first
+    head.get_by_role("button").click()
+    assert names(tab, MODELS) == by_accuracy[::-1]
+    assert head.get_attribute("aria-sort") == "descending"
+    head.get_by_role("button").press("Enter")
+    assert names(tab, MODELS) == by_accuracy
+    assert head.get_attribute("aria-sort") == "ascending"
+    page.locator(f"{MODELS} th button").first.click()
+    assert names(tab, MODELS) == sorted(accuracy)
+    assert page.locator(f"{MODELS} [aria-sort]").count() == 1
 
 
-def test_browser_filters_models_in_both_tables(page: browser.Page, measured: tuple[Path, Any]) -> None:
-    page.open(measured[0] / "report.html")
-    page.run("(i => { i.value = 'VG'; i.dispatchEvent(new Event('input')); })(document.querySelector('input.filter'))")
-    assert names(page, MODELS) == ["vgg"]
-    assert names(page, "[data-metric=accuracy] table") == ["vgg"]
-    assert page.run("document.querySelector('.tools output').innerText") == "1 of 4"
+def test_browser_filters_models_in_both_tables(visit: Visit, measured: tuple[Path, Any]) -> None:
+    tab = visit(measured[0] / "report.html")
+    tab.page.locator("input.filter").fill("VG")
+    assert names(tab, MODELS) == ["vgg"]
+    assert names(tab, "[data-metric=accuracy] table") == ["vgg"]
+    assert tab.page.locator("#models ~ .tools output").inner_text() == "1 of 4"
 
 
-def test_browser_shows_one_metric_at_a_time(page: browser.Page, measured: tuple[Path, Any]) -> None:
-    page.open(measured[0] / "report.html")
+def test_browser_shows_one_metric_at_a_time(visit: Visit, measured: tuple[Path, Any]) -> None:
+    page = visit(measured[0] / "report.html").page
     shown = "[...document.querySelectorAll('[data-metric]')].filter(p => p.offsetHeight > 0).map(p => p.dataset.metric)"
-    assert page.run(shown) == ["accuracy"]
-    page.run(
-        "(s => { s.value = 'macro_f1'; s.dispatchEvent(new Event('change')); })"
-        "(document.querySelector('select.metric'))"
-    )
-    assert page.run(shown) == ["macro_f1"]
+    assert page.evaluate(shown) == ["accuracy"]
+    page.locator("select.metric").select_option("macro_f1")
+    assert page.evaluate(shown) == ["macro_f1"]
 
 
-def test_browser_enlarges_a_figure_and_closes_it(page: browser.Page, measured: tuple[Path, Any]) -> None:
-    page.open(measured[0] / "report.html")
-    page.run("document.querySelector('button.enlarge').click()")
-    assert page.run("document.getElementById('large').open")
-    assert page.run("document.querySelector('#large img').alt.length") > 20
-    page.run("document.querySelector('#large button').click()")
-    assert not page.run("document.getElementById('large').open")
+def test_browser_enlarges_a_figure_and_closes_it(visit: Visit, measured: tuple[Path, Any]) -> None:
+    page = visit(measured[0] / "report.html").page
+    page.locator("button.enlarge").first.click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.is_visible()
+    assert len(dialog.locator("img").get_attribute("alt") or "") > 20
+    dialog.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
 
 
-@pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_browser_fits_its_window_and_can_be_read(
-    page: browser.Page, measured: tuple[Path, Any], width: int, dark: bool
+@browser.WIDTHS
+@browser.SCHEMES
+def test_browser_fits_its_window_and_can_be_read_by_all(
+    visit: Visit, measured: tuple[Path, Any], width: int, dark: bool
 ) -> None:
-    page.open(measured[0] / "report.html", width, 800, dark)
-    page.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert page.run("document.scrollingElement.scrollWidth") <= width
-    assert page.run(CONTRAST) == []
+    page = visit(measured[0] / "report.html", width, 800, dark).page
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert browser.violations(page) == []
 
 
-def test_browser_prints_what_was_folded(page: browser.Page, measured: tuple[Path, Any]) -> None:
-    page.open(measured[0] / "report.html")
+def test_browser_prints_what_was_folded(visit: Visit, measured: tuple[Path, Any]) -> None:
+    page = visit(measured[0] / "report.html").page
     assert page.pdf()[:5] == b"%PDF-"
-    assert page.run("[...document.querySelectorAll('details')].every(d => d.open)")
-
-
-# every element that holds text itself: WCAG 2 contrast of its colour with what lies behind it, 4.5 at least
-CONTRAST = """
-(() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = (colour) => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255];
-  };
-  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
-  const behind = (element) => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
-    return layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255, 1]);
-  };
-  const light = (c) => c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  const poor = [];
-  for (const e of document.querySelectorAll('body *')) {
-    if (!e.offsetParent || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
-    const style = getComputedStyle(e), back = behind(e), front = rgba(style.color);
-    front[3] *= Number(style.opacity);
-    const [a, b] = [light(over(front, back)), light(back)].sort((x, y) => y - x);
-    if ((a + .05) / (b + .05) < 4.5) poor.push(e.className + ': ' + e.textContent.trim().slice(0, 30));
-  }
-  return poor;
-})()
-"""
+    assert page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
