@@ -61,8 +61,9 @@ def evaluate(place: Path, out: Path, cache: Path) -> None:
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    """Everything that holds a number, by name; ``run.json`` has the times of day and is left out."""
+    """Everything that holds a number, by name; ``run.json`` and ``costs.csv`` have times and are left out."""
     kept = [p for p in sorted(out.rglob("*")) if p.suffix in (".csv", ".parquet", ".md", ".tex")]
+    kept.remove(out / "costs.csv")
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in kept}
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from gradlens.data.bounds import check_parquet, check_text, text_columns
 from gradlens.errors import InputError
 from gradlens.records import Predictions
 from gradlens.runtime import UNFINISHED, scratch, whole_file
+
+K = TypeVar("K")
 
 STALE_SECONDS = 86_400.0  # nobody writes one part for a day
 IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
@@ -54,15 +57,20 @@ class StoredPredictions:
 
 def file_names(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """A file name for each (model, dataset): ``<model>--<dataset>.parquet`` with ``/`` as ``--``, all different."""
-    names: dict[tuple[str, str], str] = {}
-    for model, dataset in pairs:
-        stem = safe_stem(f"{model}--{dataset}")
+    stems = different({(model, dataset): safe_stem(f"{model}--{dataset}") for model, dataset in pairs})
+    return {pair: f"{stem}.parquet" for pair, stem in stems.items()}
+
+
+def different(stems: Mapping[K, str]) -> dict[K, str]:
+    """The same, where two are equal (``a/b`` and ``a--b`` are two models) the later one with ``~2`` and so on."""
+    found: dict[K, str] = {}
+    for key, stem in stems.items():
         name, again = stem, 1
-        while f"{name}.parquet" in names.values():  # "a/b" and "a--b" are two models
+        while name in found.values():
             again += 1
             name = f"{stem}~{again}"
-        names[model, dataset] = f"{name}.parquet"
-    return names
+        found[key] = name
+    return found
 
 
 def safe_stem(name: str) -> str:
@@ -137,6 +145,13 @@ def read(paths: Sequence[Path]) -> list[StoredPredictions]:
 
 
 def _read_one(path: Path) -> list[StoredPredictions]:
+    try:
+        return _parsed(path)
+    except (pa.ArrowException, UnicodeDecodeError, RecursionError) as err:
+        raise InputError(f"{path}: cannot be read as predictions: {str(err).partition(chr(10))[0]}") from err
+
+
+def _parsed(path: Path) -> list[StoredPredictions]:
     table, metadata = _open(path)
     columns = set(table.column_names)
     id_column = "path" if "path" in columns else "index"
@@ -227,7 +242,7 @@ def _open(path: Path) -> tuple[pa.Table, dict[str, str]]:
     try:
         with path.open("rb") as stream:
             if stream.read(4) == b"PAR1":
-                table = pq.read_table(path)
+                table = _bounded_table(path)
                 raw = table.schema.metadata or {}
                 return table, {k.decode(errors="replace"): v.decode(errors="replace") for k, v in raw.items()}
         if path.suffix.lower() in (".parquet", ".pq"):
@@ -252,10 +267,21 @@ def _open(path: Path) -> tuple[pa.Table, dict[str, str]]:
         raise InputError(f"{path}: cannot be read as predictions: {str(err).splitlines()[0]}") from None
 
 
+def _bounded_table(path: Path) -> pa.Table:
+    """A Parquet file's table, its text as words and their numbers; refused where it is larger than its bytes can say."""
+    with pq.ParquetFile(path) as file:
+        check_parquet(path, file.metadata)
+        text = text_columns(file.schema_arrow)
+    with pq.ParquetFile(path, read_dictionary=text) as file:
+        table = file.read()
+    check_text(path, table)
+    return table
+
+
 def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         about = json.loads(metadata.get("gradlens", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 
@@ -271,7 +297,7 @@ def _names(metadata: Mapping[str, str], key: str, path: Path) -> tuple[str, ...]
             names = next(
                 (features[c]["names"] for c in ("prediction", "label") if "names" in features.get(c, {})), None
             )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         if key not in metadata:
             return None
         names = ()
@@ -327,8 +353,8 @@ def _codes(
         return np.array([-1 if t is None else position[t] for t in text], dtype=np.int64), names
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise InputError(f"{path}: expected class indices or class names in the column {column}, it holds {kind}")
-    numbers = pc.fill_null(values.cast(pa.float64()), -1.0).to_numpy(zero_copy_only=False)
-    odd_rows = np.nonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53))[0]
+    numbers = pc.fill_null(values.cast(pa.float64(), safe=False), -1.0).to_numpy(zero_copy_only=False)
+    odd_rows = np.nonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) >= 2**53))[0]
     if len(odd_rows):
         row = int(odd_rows[0])
         raise InputError(f"{path}: expected whole numbers in the column {column}, row {row + 1} has {numbers[row]}")

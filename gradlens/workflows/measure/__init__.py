@@ -10,7 +10,7 @@ from typing import Any
 from gradlens.errors import InputError
 from gradlens.report import page
 from gradlens.runtime import Runtime
-from gradlens.workflows.measure import leave, published, questions
+from gradlens.workflows.measure import costs, leave, published, questions
 from gradlens.workflows.measure.analyses import ANALYSES, Analysis, Outcome, Subject, analyse, chosen
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
 from gradlens.workflows.measure.score import Findings, score
@@ -72,22 +72,32 @@ def shift_eval(
         subject = Subject(evidence, found, request, runtime)
         outcomes = analyse(subject, more)
         answers = questions.rows(subject, outcomes)
+        measuring = time.perf_counter()
+        cost = costs.measure(evidence, runtime)
         found = replace(found, marks=_once([found.marks, *(o.marks for o in outcomes.values())]))
-        found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values())]))
+        found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values()), cost.notes]))
         for mark in found.marks:
             runtime.say(f"warning: {mark}")
         for note in found.notes:
             runtime.say(f"note: {note}")
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
+        costs.write(run, cost)
         analyses = leave.write_outcomes(run, outcomes, answers, {a.name: a for a in (*ANALYSES.values(), *more)})
         leave.draw(run, evidence, found, outcomes, request, runtime)
+        picturing = time.perf_counter()
+        if evidence.networks:
+            from gradlens.workflows.measure import images  # torch is not needed to score a table
+
+            images.leave(run, subject, outcomes)
         ended = time.perf_counter()
         timings = {
             **evidence.timings,
             "scoring": analysing - scoring,
-            "analyses": writing - analysing,
-            "tables and figures": ended - writing,
+            "analyses": measuring - analysing,
+            "costs": writing - measuring,
+            "tables and figures": picturing - writing,
+            "images": ended - picturing,
         }
         told = leave.run_json(evidence, found, request, runtime, {**timings, "total": ended - started})
         told |= {"analyses": analyses, "questions": answers, **(about or {})}
