@@ -117,6 +117,14 @@ Examples:
     help="Images of each set for --with explanations, balanced over its classes.",
 )
 @click.option(
+    "--images",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Scenes whose images and maps are kept for the page, each in distribution and in every probe set; "
+    "0: no picture of any image is kept.",
+)
+@click.option(
     "--corruption",
     "corruptions",
     multiple=True,
@@ -173,6 +181,7 @@ def command(
     cam_method: str,
     cam_target: Literal["predicted", "true"],
     cam_images: int,
+    images: int,
     corruptions: tuple[str, ...],
     severities: tuple[int, ...],
     reference: str | None,
@@ -235,6 +244,7 @@ def command(
         cam_method=cam_method,
         cam_target=cam_target,
         cam_images=cam_images,
+        images=images,
         corruptions=corruptions,
         severities=tuple(sorted(set(severities))),
         reference=reference,

@@ -28,6 +28,7 @@ class Request:
         accuracies: a table of accuracies to work on instead of models and images.
         cam_method: a registered CAM method; cam_target: ``predicted`` or ``true``, the class whose maps are compared;
             cam_images: of each set, balanced over its classes (analyses that make maps).
+        images: scenes whose images and maps are kept for the page; 0 keeps no picture at all.
         train: SOURCEs of training data, for the analysis ``leakage``; what the models' cards name is looked for anyway.
         corruptions: registered names (none: all), severities: of 1 to 5, and reference: the model whose errors are the
             unit (``None``: the one with the median accuracy), for the analysis ``corruptions``.
@@ -56,6 +57,7 @@ class Request:
     cam_method: str = "gradcam"
     cam_target: Literal["predicted", "true"] = "predicted"
     cam_images: int = 64
+    images: int = 2
     train: tuple[str, ...] = ()
     corruptions: tuple[str, ...] = ()
     severities: tuple[int, ...] = (1, 3, 5)

@@ -103,11 +103,11 @@ def comparisons(evidence: Evidence, request: Request, seed: int) -> list[Compari
     classes both sides have where it is not. A set that shares no class is left out.
     """
     in_dist = evidence.images[evidence.in_dist.name]
-    there = {in_dist.samples[i].id: i for i in _scored(evidence, in_dist)}
+    there = {in_dist.samples[i].id: i for i in answered(evidence, in_dist)}
     found = []
     for info in evidence.probes:
         probe = evidence.images[info.name]
-        scored = _scored(evidence, probe)
+        scored = answered(evidence, probe)
         by_scene: dict[str, list[str]] = {}
         for i in scored:
             pair = probe.samples[i].pair
@@ -116,7 +116,7 @@ def comparisons(evidence: Evidence, request: Request, seed: int) -> list[Compari
         place = {s.id: i for i, s in enumerate(probe.samples)}
         pairs = sum(map(len, by_scene.values()))
         if scored and pairs >= ENOUGH_PAIRS * len(scored):
-            scenes = balanced(_by_class(in_dist, [there[s] for s in by_scene]), request.cam_images, seed)
+            scenes = balanced(by_class(in_dist, [there[s] for s in by_scene]), request.cam_images, seed)
             shown = [balanced({"": by_scene[s]}, 1, seed)[0] for s in scenes]  # a scene may have several images
             found.append(
                 Comparison(
@@ -128,7 +128,7 @@ def comparisons(evidence: Evidence, request: Request, seed: int) -> list[Compari
                 )
             )
             continue
-        ours, theirs = _by_class(in_dist, list(there.values())), _by_class(probe, scored)
+        ours, theirs = by_class(in_dist, list(there.values())), by_class(probe, scored)
         shared = sorted(set(ours) & set(theirs))
         if shared:
             one, other = (balanced({c: side[c] for c in shared}, request.cam_images, seed) for side in (ours, theirs))
@@ -136,13 +136,14 @@ def comparisons(evidence: Evidence, request: Request, seed: int) -> list[Compari
     return found
 
 
-def _scored(evidence: Evidence, images: ImageSet) -> list[int]:
+def answered(evidence: Evidence, images: ImageSet) -> list[int]:
     """Places of the images that every model has an answer to."""
     known = set.intersection(*(set(evidence.predictions[m.name, images.name].ids) for m in evidence.models))
     return [i for i, s in enumerate(images.samples) if s.label is not None and s.id in known]
 
 
-def _by_class(images: ImageSet, places: Sequence[int]) -> dict[str, list[str]]:
+def by_class(images: ImageSet, places: Sequence[int]) -> dict[str, list[str]]:
+    """Ids of the labelled images at these places, by class name."""
     found: dict[str, list[str]] = {}
     for i in places:
         found.setdefault(class_of(images, i), []).append(images.samples[i].id)
