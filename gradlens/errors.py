@@ -8,6 +8,7 @@ GradlensError                 caught by the command line: one line on stderr, th
 ├── DepthError                no depth where one was asked for, or a layout that failed its check
 ├── TrainingError             a recipe that cannot be carried out
 ├── InstallationError         a library is missing or two libraries do not fit; says how to mend it
+├── ToldElsewhereError        another process of this run has said why it ends
 └── ThresholdMissed           the work is done, but a limit the user set was not reached (exit code 4)
 
 Messages say what was expected, what came, and what to do, in the user's words, on one line.
@@ -18,11 +19,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 1_500  # characters of a message; what a damaged file holds may be megabytes
+
 
 class GradlensError(Exception):
-    """Base of all errors gradlens raises on purpose."""
+    """Base of all errors gradlens raises on purpose.
+
+    Its message is :func:`one_line`, whatever the names that it quotes hold: they come out of other people's files, and
+    a terminal obeys control characters.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class NotFoundError(GradlensError):
@@ -76,10 +86,32 @@ class InstallationError(GradlensError):
     """A library is missing, or two libraries do not fit together."""
 
 
+class ToldElsewhereError(GradlensError):
+    """Another process of this run has said why it ends; this one leaves without a word.
+
+    Args:
+        exit_code: to leave with.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run has said why it ends")
+        self.exit_code = exit_code
+
+
 class ThresholdMissed(GradlensError):
     """The work is done and written, but a limit the user set was not reached."""
 
     exit_code = 4
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """``text`` with line ends as blanks, what does not print as escapes (``\\x1b``), and its middle left out if long."""
+    if not text.isprintable():
+        text = " ".join(text.split()) if "\n" in text or "\r" in text else text
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... ({len(text) - most:,} characters left out) ... {text[-most // 2 :]}"
 
 
 def suggest(name: str, known: Iterable[str], most: int = 3) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+LARGEST_SIDE = 4096  # pixels of a network's input; a card that asks for more would fill the memory with one image
 Role = Literal["train", "select", "test", "probe", "unlabelled"]
 Layout = Literal["NCHW", "NHWC", "NLC"]
 MapStatus = Literal["ok", "zero gradient", "all negative", "constant", "non-finite", "undefined"]
@@ -42,8 +43,13 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if len(self.input_size) != 3 or self.input_size[0] != 3 or min(self.input_size) < 1:
-            raise ValueError(f"input_size must be (3, height, width), got {self.input_size}")
+        size = self.input_size
+        if len(size) != 3 or not all(isinstance(n, int) for n in size) or size[0] != 3 or min(size) < 1:
+            raise ValueError(f"input_size must be (3, height, width), got {size}")
+        if max(size) > LARGEST_SIDE:
+            raise ValueError(f"input_size must be at most {LARGEST_SIDE} pixels a side, got {size}")
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in (*self.mean, *self.std, self.crop_pct)):
+            raise ValueError(f"mean, std and crop_pct must be numbers, got {self.mean}, {self.std}, {self.crop_pct}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must be in (0, 1], got {self.crop_pct}")
         if min(self.std) <= 0:

@@ -9,7 +9,7 @@ import sys
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -270,9 +270,9 @@ def test_parquet_reads_each_row_group_once_and_keeps_few(tmp_path: Path, monkeyp
     group = file.read_row_group(0, columns=["image"]).column("image").nbytes
 
     class Counting:
-        def read_row_group(self, n: int, columns: list[str]) -> pa.Table:
-            reads[n] += 1
-            return file.read_row_group(n, columns=columns)
+        def iter_batches(self, size: int, row_groups: list[int], columns: list[str]) -> Iterator[pa.RecordBatch]:
+            reads.update(row_groups)
+            return file.iter_batches(size, row_groups=row_groups, columns=columns)
 
     monkeypatch.setattr(images.store, "_file", Counting())
     with ThreadPoolExecutor(4) as pool:

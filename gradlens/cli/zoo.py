@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from gradlens.cli.options import (
     strict_option,
     zoo_option,
 )
+from gradlens.errors import one_line
 from gradlens.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -256,11 +258,12 @@ def _classes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
     """``a,b,c``, a number, or a file with one name per line (or a JSON list)."""
     path = Path(value)
     if "," not in value and path.is_file():
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-        except ValueError as err:
-            raise click.BadParameter(f"{path} is not JSON: {err}") from None
+        except (OSError, ValueError, RecursionError) as err:
+            kind = "JSON" if path.suffix == ".json" else "a list of names in UTF-8"
+            raise click.BadParameter(one_line(f"{path} is not {kind}: {err}")) from None
         names = names if isinstance(names, list) else []
         names = [str(n).strip() for n in names if str(n).strip()]
     elif value.isdigit():
@@ -271,8 +274,8 @@ def _classes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[st
         )
     else:
         names = [n.strip() for n in value.split(",") if n.strip()]
-    if doubles := sorted({n for n in names if names.count(n) > 1}):
-        raise click.BadParameter(f"class names must differ; {doubles[0]!r} comes twice")
+    if doubles := [n for n, count in Counter(names).items() if count > 1]:
+        raise click.BadParameter(one_line(f"class names must differ; {doubles[0]!r} comes twice"))
     if not names:
         raise click.BadParameter(f"no class names in {value!r}")
     return tuple(names)

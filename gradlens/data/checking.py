@@ -124,7 +124,7 @@ def _told_and_found(name: str, row: Mapping[str, str], digest: str, found: Heade
         return  # made upright, so that the table tells of another file
     facts = {"width": found.width, "height": found.height, "codec": found.codec, "bytes": found.size}
     for column, value in facts.items():
-        if row.get(column) and row["codec"] != "array" and row[column] != str(value):
+        if row.get(column) and row.get("codec") != "array" and row[column] != str(value):
             yield f"{name}: {TABLE} says {column} {row[column]}, the file {value}"
 
 

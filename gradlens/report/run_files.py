@@ -108,18 +108,40 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
         scores.setdefault(key[:2], {})[key[2]] = estimate
     if not scores:
         raise InputError(f"{folder / 'summary.csv'} has no scores; a page needs a run of gradlens shift-eval")
-    return Run(
+    run = Run(
         folder,
         about,
         scores,
         tuple(records(folder / "gaps.csv", _gap, optional=True)),
-        tuple(records(folder / "per_class.csv", dict, optional=True)),
-        tuple(records(folder / "pairs.csv", dict, optional=True)),
+        tuple(records(folder / "per_class.csv", _row_with(*PER_CLASS), optional=True)),
+        tuple(records(folder / "pairs.csv", _row_with(*PAIR), optional=True)),
         tuple(records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
         tuple(pictures(folder / "figures")),
         tuple(_analysed(folder, one) for one in about.get("analyses", []) if isinstance(one, dict)),
         tuple(raw_rows(folder / "questions.csv")),
     )
+    _check_agreement(run)
+    return run
+
+
+def _check_agreement(run: Run) -> None:
+    """The tables of a run speak of the same models and sets, and every model has an accuracy on every set."""
+    for model in run.models:
+        for dataset in run.datasets:
+            if "accuracy" not in run.scores.get((model, dataset), {}):
+                raise InputError(f"{run.folder / 'summary.csv'} has no accuracy of {model!r} on {dataset!r}")
+    named = [("gaps.csv", g.model, d) for g in run.gaps for d in (g.in_dist, g.probe)]
+    named += [("per_class.csv", row["model"], row["dataset"]) for row in run.per_class]
+    named += [("pairs.csv", row[m], row["dataset"]) for row in run.pairs for m in ("model_a", "model_b")]
+    for file, model, dataset in named:
+        if (model, dataset) not in run.scores:
+            raise InputError(f"{run.folder / file} speaks of {model!r} on {dataset!r}, which summary.csv does not know")
+    if len({g.in_dist for g in run.gaps}) > 1:
+        raise InputError(f"{run.folder / 'gaps.csv'} measures gaps from more than one set")
+
+
+def _row_with(*columns: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda row: row | {column: row[column] for column in columns}
 
 
 def _analysed(folder: Path, told: Mapping[str, Any]) -> Analysed:
@@ -166,6 +188,8 @@ def _run_json(path: Path) -> Mapping[str, Any]:
 
 TEXT = {"model", "model_a", "model_b", "dataset", "role", "metric", "interval", "in_dist", "probe", "label_space"}
 TEXT |= {"paired", "class", "path", "reason"}
+PER_CLASS = ("model", "dataset", "class", "n", "precision", "recall", "f1")
+PAIR = ("model_a", "model_b", "dataset", "n", "b", "c", "p_holm", "agreement", "kappa")
 WHOLE = {"n", "n_in_dist", "n_probe", "classes", "b", "c"}
 
 

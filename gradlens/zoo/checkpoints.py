@@ -226,9 +226,13 @@ def stale_fields(folder: Path, card: Card) -> list[str]:
     expected = config_of(card, **_facts_in(folder))
     stale = [k for k in {**expected, **config} if k != "gradlens" and config.get(k) != expected.get(k)]
     readme = folder / README
+    try:
+        written = readme.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        written = ""
     # the title is the name it was given when it was written, which a copied folder keeps
-    title = readme.read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0] if readme.is_file() else ""
-    if not title or readme.read_text(encoding="utf-8") != readme_of(card, title):
+    title = written.partition("\n# ")[2].partition("\n")[0]
+    if not title or written != readme_of(card, title):
         stale.append(README)
     return stale
 
@@ -301,8 +305,11 @@ def _timm_card(config: Mapping[str, Any], where: Path) -> Card:
     given = _mapping(config["pretrained_cfg"], where, "pretrained_cfg")
     k = config.get("num_classes", given.get("num_classes", 1000))
     labels = config.get("label_names") or given.get("label_names")
-    arguments = {key: v for key, v in (config.get("model_args") or {}).items() if key != "num_classes"}
-    preprocess = preprocess_of(given)
+    arguments = {key: v for key, v in _mapping(config.get("model_args") or {}, where, "model_args").items() if key != "num_classes"}
+    try:
+        preprocess = preprocess_of(given)
+    except (TypeError, ValueError, OverflowError) as err:
+        raise CheckpointError(f"{where}: pretrained_cfg does not say how images are prepared: {err}") from err
     return parse_card(
         {
             "builder": f"timm:{config['architecture']}",

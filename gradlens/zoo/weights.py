@@ -34,6 +34,7 @@ NESTS = (
     "params",
     "module",
 )
+FREE_BYTES, SHARED = 2**26, 16  # tensors may share their numbers (tied weights), but not all with one another
 # what wrappers put before every name: DataParallel, torch.compile, AveragedModel, Lightning modules
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
@@ -56,6 +57,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the ages of pickles
+            _check_plain(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         unsafe = _unsafe_globals(path)
@@ -66,17 +68,31 @@ def _read_pickle(path: Path) -> Any:
                 "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from err
         raise CheckpointError(f"{path} is no weight file that torch or safetensors can read") from err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
+    except CheckpointError:
+        raise
+    except Exception as err:  # torch raises a dozen kinds for a file that is none of its own
         why = str(err).strip().partition("\n")[0] or type(err).__name__
         raise CheckpointError(f"{path} is no weight file, or is cut short: {why}") from err
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse a zip archive whose members are compressed: torch never writes one, and it could hold any amount."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > m.compress_size for m in archive.infolist()):
+            raise CheckpointError(f"{path} is a compressed zip archive; expected a file that torch.save wrote")
 
 
 def _unsafe_globals(path: Path) -> list[str]:
     """Names that a pickle would import, found without running it."""
     if zipfile.is_zipfile(path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError):  # a zip archive, but none of torch's
+            return []
     return sorted(set(_imports(path.read_bytes())))
 
 
@@ -111,10 +127,25 @@ def _unwrapped(document: Any, path: Path) -> dict[str, torch.Tensor]:
         document = nested if nested is not None else document  # an EMA's counter may lie beside its weights
         state = {str(k): v for k, v in document.items() if isinstance(v, torch.Tensor)}
         if state:
+            _check_dense(state, path)
             return {k: v for k, v in state.items() if k != "n_averaged"}  # AveragedModel counts its updates there
         keys = ", ".join(map(str, list(document)[:6])) or "nothing"
         raise CheckpointError(f"{path} holds no weights under state_dict, model or the like; it holds: {keys}")
     raise CheckpointError(f"{path} holds {type(document).__name__}, expected a dictionary of tensors")
+
+
+def _check_dense(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse sparse and quantised tensors, and views that show a few numbers as billions."""
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise CheckpointError(f"{path}: {name} is {kind}; expected plain dense tensors")
+    shown = sum(t.numel() * t.element_size() for t in state.values())
+    size = path.stat().st_size
+    if shown > FREE_BYTES + SHARED * size:
+        raise CheckpointError(
+            f"{path}: {size:,} bytes claim to hold tensors of {shown:,}; it is damaged, or made to fill the memory"
+        )
 
 
 def fitted(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradlens.data.bounds import check_archive
 from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
@@ -43,9 +44,12 @@ def open_npz(path: Path) -> ImageSet:
         InputError: no archive, no array ``images``, or an array of another type or shape.
     """
     try:
+        check_archive(path, ("images", "labels", "classes"))
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = archive.files
             images, labels, classes = (archive.get(name) for name in ("images", "labels", "classes"))
+    except InputError:
+        raise
     except Exception as err:  # zipfile, zlib and NumPy raise a dozen kinds on damaged archives
         raise InputError(f"{path}: expected a NumPy archive of plain arrays: {reason(err)}") from err
     if images is None:

@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gradlens.data.bounds import GROUP_BYTES, check_parquet
 from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
 from gradlens.records import Sample
 
+ROWS_AT_ONCE = 64
 CACHE_BYTES = 64 * 2**20  # encoded images kept in memory; one row group is kept even if it is larger
 IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "class", "fine_label")
@@ -71,13 +73,26 @@ class RowGroups(Store):
                 self._groups.move_to_end(group)
                 return self._groups[group]
             try:
-                column = self._file.read_row_group(group, columns=[self.column]).column(self.column)
+                self._groups[group] = self._read(group)
             except (pa.ArrowException, OSError) as err:
                 raise InputError(f"{self.path}: row group {group} is damaged: {reason(err)}") from err
-            self._groups[group] = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
             while len(self._groups) > 1 and sum(g.nbytes for g in self._groups.values()) > CACHE_BYTES:
                 self._groups.popitem(last=False)
             return self._groups[group]
+
+    def _read(self, group: int) -> pa.Array:
+        """A row group, a few rows at a time: one image that is named in every row would come as many times."""
+        parts: list[pa.Array] = []
+        room = GROUP_BYTES
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[self.column]):
+            parts.append(batch.column(0))
+            room -= batch.column(0).nbytes
+            if room < 0:
+                raise InputError(
+                    f"{self.path}: expected at most {GROUP_BYTES:,} bytes in row group {group}, got more; write the "
+                    "table with smaller row groups"
+                )
+        return pa.concat_arrays(parts)
 
 
 def open_parquet(path: Path) -> ImageSet:
@@ -89,6 +104,9 @@ def open_parquet(path: Path) -> ImageSet:
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
+        check_parquet(path, file.metadata)
+    except InputError:
+        raise
     except Exception as err:  # pyarrow raises whatever a damaged footer leads it to
         raise InputError(f"{path}: expected a Parquet file, but it cannot be read: {reason(err)}") from err
     features = _features(path, schema)
@@ -120,7 +138,7 @@ def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
         return {}
     try:
         features = json.loads(stored)["info"]["features"]
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise InputError(
             f"{path}: the schema's 'huggingface' metadata is not as datasets writes it: {reason(err)}"
         ) from err

@@ -182,7 +182,7 @@ def _classes(
     if all(isinstance(label, int) for label in known):
         file = next((folder / f for f in NAME_FILES if (folder / f).is_file()), None)
         if file is not None:
-            names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+            names = _names_in(file)
         else:
             names = tuple(map(str, range(max(int(label) for label in known) + 1)))
         if bad := [label for label in known if not 0 <= int(label) < len(names)]:
@@ -191,6 +191,18 @@ def _classes(
     names = tuple(sorted({str(label) for label in known}))
     position = {c: i for i, c in enumerate(names)}
     return names, [None if label is None else position[str(label)] for label in labels]
+
+
+def _names_in(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"{file}: expected class names in UTF-8, one a line: {reason(err)}") from err
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{file}: expected class names that differ, {twice!r} comes twice")
+    return names
 
 
 def _name(spec: str, shards: Sequence[Path]) -> str:
