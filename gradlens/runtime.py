@@ -10,11 +10,12 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gradlens.errors import GradlensError, InstallationError
+from gradlens.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ class Runtime:
         seed: of everything random.
         offline: look nothing up on a network.
         quiet: no progress bars and no remarks on stderr.
+        processes: those that this one works with; of several, the first alone speaks.
     """
 
     device: str = "auto"
@@ -45,6 +47,19 @@ class Runtime:
     seed: int = 0
     offline: bool = False
     quiet: bool = False
+    processes: Processes = ALONE
+
+    def among(self, processes: Processes) -> Runtime:
+        """The runtime of one of several processes: quiet but for the first, each with a GPU of its own on ``auto``."""
+        if not processes.several:
+            return self
+        import torch
+
+        device = self.device
+        if device in ("auto", "cuda") and torch.cuda.is_available():
+            device = f"cuda:{processes.local % torch.cuda.device_count()}"
+        quiet = self.quiet or not processes.first
+        return replace(self, device=device, quiet=quiet, processes=processes)
 
     def torch_device(self) -> torch.device:
         """The device this run computes on.

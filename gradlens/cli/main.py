@@ -19,7 +19,8 @@ from typing import Any
 import click
 
 from gradlens import __version__
-from gradlens.errors import GradlensError
+from gradlens.errors import GradlensError, ToldElsewhereError
+from gradlens.processes import launched
 
 # name -> (module, one-line help): the help stands here so that `gradlens --help` imports no command
 COMMANDS = {
@@ -33,8 +34,13 @@ COMMANDS = {
     "probe": ("probe", "Add, check, list and render probe sets."),
     "bench": ("bench", "Parameters, FLOPs, size, latency, throughput of models."),
     "report": ("report", "Build the page of a run again from its files."),
+    "app": ("app", "The page in the browser: your picture, every model side by side."),
     "doctor": ("doctor", "Is this installation sound? Each fault with its fix."),
 }
+
+
+TOGETHER = ("shift-eval", "train")
+"""Commands that several processes (torchrun) do together."""
 
 
 class ReaderLeft(Exception):
@@ -126,6 +132,10 @@ def main(args: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot print × is no reason to stop
     if not debug:
         _plain_warnings()
+    rank, world = launched()
+    if world > 1 and not any(a in (*TOGETHER, "-h", "--help", "--version") for a in args[:1]):
+        message = f"expected {' or '.join(TOGETHER)} under torchrun, got {' '.join(args[:1]) or 'no command'}"
+        sys.exit(_complain(f"{message}; it runs in one process", 2) if rank == 0 else 2)
     sys.exit(_run(args, debug))
 
 
@@ -143,13 +153,16 @@ def _run(args: list[str], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except click.UsageError as err:
-        err.show()
+        if launched()[0] == 0:  # of several processes, which all read the same line, one says what is wrong with it
+            err.show()
         return 2
     except click.ClickException as err:
         err.show()
         return 1
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted; finished parts are kept", 130)
+    except ToldElsewhereError as err:
+        return err.exit_code
     except Exception as err:
         if debug:
             traceback.print_exc()
@@ -178,3 +191,5 @@ def _plain_warnings() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"gradlens: note: {_first_line(Warning(message))}\n"
     for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=kind)
+    if launched()[0]:  # of several processes the first one speaks
+        warnings.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ from gradlens.cli.options import (
     weights_option,
     zoo_option,
 )
+from gradlens.processes import launched, together
 from gradlens.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ Examples:
   gradlens shift-eval --accuracies zoo.csv --in-dist imagenet --probe imagenet-v2
   gradlens shift-eval --list-analyses
   gradlens shift-eval --plan
+  torchrun --nproc-per-node 4 -m gradlens shift-eval --out runs/shared
 """,
 )
 @model_option
@@ -215,13 +218,20 @@ def command(
     from gradlens.errors import ThresholdMissed
     from gradlens.workflows.measure import Request, run_shard, shift_eval
 
+    rank, world = launched()
+    if world > 1 and shard is not None:
+        raise click.UsageError("--shard is for job arrays; under torchrun the processes share the images themselves.")
+    share = world > 1 and not (only_list or only_plan or predictions or accuracies)
+    if rank and not share:
+        return  # no network is run over images, so there is nothing to share: the first process does it alone
     if only_list:
         _print_analyses(as_json)
         return
     if accuracies is not None:
         _only_a_table(ctx)
+    leaves_nothing = only_plan or shard is not None or rank > 0
     request = Request(
-        out=Path() if only_plan or shard is not None else run_folder("shift-eval", out),
+        out=Path() if leaves_nothing else run_folder("shift-eval", out),
         models=models,
         zoo=zoo,
         weights=weights,
@@ -272,6 +282,14 @@ def command(
             "when all shards are done, the same command without --shard merges and scores them"
         )
         return
+    if share:
+        from gradlens.workflows.measure.sharing import share_out
+
+        with together() as processes:
+            request = replace(request, out=Path(processes.same(str(request.out))))
+            request = share_out(request, runtime.among(processes))
+        if rank:
+            return
     measured = shift_eval(request, runtime)
     if as_json:
         print_json(measured.document)
