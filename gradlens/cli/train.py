@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import textwrap
 import tomllib
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 
 from gradlens.cli.options import json_option, print_json, runtime_options, strict_option
 from gradlens.cli.sections import SectionedCommand
+from gradlens.processes import ALONE, launched, together
 from gradlens.runtime import Runtime
 
 
@@ -50,6 +52,7 @@ Examples:
   gradlens train vehicles --model densenet --show-batch batch.png
   gradlens train vehicles --model all
   gradlens train vehicles --model resnet --seed 1 --log tensorboard
+  torchrun --nproc-per-node 2 -m gradlens train vehicles --model vit
   gradlens train vehicles --model densenet --score-only
   gradlens train cifar10 --model resnet --data ../shared/data/cifar10-train.parquet \\
       --test ../shared/data/cifar10-test.parquet --probe ../shared/data/cifar10-internet.parquet
@@ -189,28 +192,35 @@ def command(
     if ctx.get_parameter_source("seed") is not ParameterSource.DEFAULT:
         changes["seed"] = runtime.seed
     loaded = [recipes.load(recipe, m, changes) for m in wanted]  # a typo ends it here, before the first epoch
+    instead = dry_run or score_only or show_batch is not None
+    if instead and launched()[0]:
+        return  # nothing is trained, so there is nothing to share: the first process does it alone
     documents = []
     skipped = False
     shared: dict[str, workflow.Prepared] = {}
-    for settings, own_seed in zip(loaded, own_seeds, strict=True):
-        folder = out or zoo / settings.collection / workflow.checkpoint_name(settings, own_seed)
-        if dry_run:
-            planned = train_plan.plan(settings, folder, runtime)
-            documents.append(train_plan.as_document(planned))
-            text = train_plan.as_text(planned)
-        elif show_batch:
-            text = str(workflow.show_batch(settings, show_batch, runtime))
-            documents.append({"name": settings.model, "figure": text})
-        else:
-            if score_only:
-                result = workflow.score(folder, settings, runtime)
+    with contextlib.nullcontext(ALONE) if instead else together() as processes:
+        runtime = runtime.among(processes)
+        for settings, own_seed in zip(loaded, own_seeds, strict=True):
+            folder = out or zoo / settings.collection / workflow.checkpoint_name(settings, own_seed)
+            if dry_run:
+                planned = train_plan.plan(settings, folder, runtime)
+                documents.append(train_plan.as_document(planned))
+                text = train_plan.as_text(planned)
+            elif show_batch:
+                text = str(workflow.show_batch(settings, show_batch, runtime))
+                documents.append({"name": settings.model, "figure": text})
             else:
-                result = workflow.train(settings, folder, runtime, work=work, fresh=fresh, shared=shared, logs=logs)
-            documents.append(workflow.as_document(result))
-            text = workflow.summary(result)
-            skipped |= bool(result.skipped)
-        if not as_json:
-            click.echo(text)
+                if score_only:
+                    result = workflow.score(folder, settings, runtime)
+                else:
+                    result = workflow.train(settings, folder, runtime, work=work, fresh=fresh, shared=shared, logs=logs)
+                documents.append(workflow.as_document(result))
+                text = workflow.summary(result)
+                skipped |= bool(result.skipped)
+            if processes.first and not as_json:
+                click.echo(text)
+    if not processes.first:
+        return
     if as_json:
         print_json({"models": documents})
     if strict and skipped:

@@ -30,6 +30,7 @@ from gradlens.train.balance import class_weights
 from gradlens.train.images import Images
 from gradlens.train.mix import Mixer, batch_seed
 from gradlens.train.optimise import Rates, move_average, optimiser_of, reason_to_stop
+from gradlens.train.parallel import in_parallel, synchronised, weight_of_share
 from gradlens.train.policies import batches
 from gradlens.train.settings import Phase, Recipe
 from gradlens.zoo.outputs import logits_of
@@ -120,12 +121,12 @@ def train(
         select: selection images, of side ``recipe.input_size``.
         folder: takes ``state.pt`` (the last epoch's weights, the kept one's, and all that the next epoch needs) and
             ``metrics.jsonl``; a state found there is continued.
-        runtime: device, progress, processes that augmentation policies run in; its precision and batch size are the
-            recipe's business.
+        runtime: device, progress, processes that augmentation policies run in, and those that train together (each on
+            its share of every batch; the first one writes); its precision and batch size are the recipe's business.
         data_fingerprint: of the images and of the weights it starts from; a state made with others is refused.
         on_epoch: called after each epoch, once its state is safe.
         on_step: called after each step with ``step`` (from 1, over the whole run), ``epoch``, ``phase``, ``loss``,
-            ``accuracy`` (of the batch) and ``lr``.
+            ``accuracy`` (of the batch; of several processes, of this one's share) and ``lr``.
 
     Raises:
         TrainingError: the loss is not finite; the state in ``folder`` belongs to another recipe or other images; or a
@@ -139,6 +140,11 @@ def train(
             f"{recipe.model}: {len(images)} training images are less than one batch of {recipe.batch_size}; "
             "lower batch_size"
         )
+    processes = runtime.processes
+    if recipe.batch_size < processes.world:
+        raise TrainingError(
+            f"{recipe.model}: a batch of {recipe.batch_size} images cannot be shared by {processes.world} processes"
+        )
     phases = recipe.phases or (Phase(epochs=recipe.epochs),)
     plan = freezing.plan(module, recipe.input_size, [p.train for p in phases])
     device = runtime.torch_device()
@@ -151,13 +157,17 @@ def train(
     mix = Mixer(recipe.mix, plan[0].classes)
     balanced = recipe.class_weights == "balanced"
     weight = class_weights(images.labels, plan[0].classes).to(device) if balanced else None
-    passes = Runtime(device=runtime.device, precision=recipe.precision, quiet=runtime.quiet)
+    passes = Runtime(
+        device=runtime.device, precision=recipe.precision, quiet=runtime.quiet, processes=runtime.processes
+    )
 
     history: list[Epoch] = []
     kept: dict[str, Any] = {"epoch": 0, "accuracy": -1.0, "weights": {}}
     state: dict[str, Any] = {}
     state_file = folder / "state.pt"
     mark = {"recipe": recipe.model_dump_json(), "data": data_fingerprint}
+    if processes.several:
+        mark["processes"] = str(processes.world)
     if state_file.exists():
         state = _read_state(state_file, mark, recipe)
         module.load_state_dict(state["module"])
@@ -168,7 +178,7 @@ def train(
             runtime.say(f"{recipe.model}: continues after epoch {len(history)} of {recipe.epochs}")
 
     stopped, last = "", 0
-    with plain_attention(module, device):
+    with plain_attention(module, device), synchronised(module, device, runtime):
         for number, (phase, chosen) in enumerate(zip(phases, plan, strict=True), start=1):
             first, last = last + 1, last + phase.epochs
             if len(history) >= last:
@@ -181,31 +191,30 @@ def train(
                 optimiser.load_state_dict(state["optimiser"])
                 rates.load_state_dict(state["rates"])
                 scaler.load_state_dict(state["scaler"])
+            network = in_parallel(module, device, processes)
             which = f"phase {number} of {len(phases)} " if len(phases) > 1 else ""
             runtime.say(f"{recipe.model}: {which}{freezing.report(chosen)}")
 
             for epoch in range(len(history) + 1, last + 1):
                 if number == len(phases):
-                    own = history[first - 1 :]
+                    so_far = history[first - 1 :]
                     stopped = reason_to_stop(
-                        recipe.stopping, [e.select_loss for e in own], [e.select_accuracy for e in own]
+                        recipe.stopping, [e.select_loss for e in so_far], [e.select_accuracy for e in so_far]
                     )
                     if stopped:
                         break
                 started = time.perf_counter()
-                seed_everything(derive_seed(recipe.seed, epoch, use=2))  # dropout, stochastic depth
+                # dropout, stochastic depth; of several processes each draws its own
+                seed_everything(derive_seed(recipe.seed, epoch, use=2) + processes.rank)
                 shuffled = order(len(images), recipe.seed, epoch)
                 draws = draw(len(images), recipe.seed, epoch)
+                planned = shuffled[: steps * recipe.batch_size].split(recipe.batch_size)
+                # what mixes images needs the whole batch; the network then gets this process's share of it
+                own = planned if mix.mixes else [processes.share(batch) for batch in planned]
                 total_loss, right, seen = 0.0, 0, 0
                 freezing.train_mode(module)
                 bar = runtime.progress(
-                    batches(
-                        images.pixels,
-                        shuffled[: steps * recipe.batch_size].split(recipe.batch_size),
-                        recipe,
-                        epoch,
-                        runtime.workers,
-                    ),
+                    batches(images.pixels, own, recipe, epoch, runtime.workers),
                     f"{recipe.model} {epoch}/{recipe.epochs}",
                     total=steps,
                     unit="batch",
@@ -215,9 +224,11 @@ def train(
                     y = target = images.labels[batch].to(device)
                     if mix.mixes:
                         x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
+                        x, y, target = processes.share(x), processes.share(y), processes.share(target)
                     with passes.autocast():
-                        logits = logits_of(module(x.contiguous(memory_format=layout)))
+                        logits = logits_of(network(x.contiguous(memory_format=layout)))
                         loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
+                        loss = loss * weight_of_share(target, images.labels[planned[step]], weight, processes.world)
                     optimiser.zero_grad(set_to_none=True)
                     scaler.scale(loss).backward()
                     if recipe.optimiser.clip_norm:
@@ -231,9 +242,9 @@ def train(
                     if recipe.ema:
                         move_average(average, module, recipe.ema, (epoch - 1) * steps + step)
                     batch_loss, hits = float(loss.detach()), int((logits.detach().argmax(1) == y).sum())
-                    total_loss += batch_loss * len(batch)
+                    total_loss += batch_loss * len(planned[step])
                     right += hits
-                    seen += len(batch)
+                    seen += len(planned[step])
                     if not math.isfinite(total_loss):
                         raise TrainingError(
                             f"{recipe.model}: the loss became {batch_loss} in epoch {epoch}, step {step + 1}, at "
@@ -250,7 +261,13 @@ def train(
                     if on_step is not None:
                         done_steps = (epoch - 1) * steps + step + 1
                         told = {"step": done_steps, "epoch": epoch, "phase": number, "loss": batch_loss}
-                        on_step(told | {"accuracy": hits / len(batch), "lr": lr})
+                        on_step(told | {"accuracy": hits / len(y), "lr": lr})
+                sums = processes.all([total_loss, right])
+                total_loss = sum(loss for loss, _ in sums) / processes.world
+                right = sum(hits for _, hits in sums)
+                processes.align(module)
+                if recipe.ema:
+                    processes.align(average)
                 accuracy, select_loss = evaluate(average, select, plain, recipe, passes)
                 rates.epoch(select_loss)
                 seconds = time.perf_counter() - started
@@ -260,21 +277,22 @@ def train(
                     weights = average.state_dict()  # with its layers' versions, without which MNASNet takes none
                     weights.update({k: v.detach().cpu().clone() for k, v in weights.items()})
                     kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
-                _write_metrics(folder, history)
-                with whole_file(state_file) as path:
-                    torch.save(
-                        {
-                            "mark": mark,
-                            "module": module.state_dict(),
-                            "average": average.state_dict() if recipe.ema else {},
-                            "optimiser": optimiser.state_dict(),
-                            "rates": rates.state_dict(),
-                            "scaler": scaler.state_dict(),
-                            "history": [asdict(e) for e in history],
-                            "kept": kept,
-                        },
-                        path,
-                    )
+                if processes.first:
+                    _write_metrics(folder, history)
+                    with whole_file(state_file) as path:
+                        torch.save(
+                            {
+                                "mark": mark,
+                                "module": module.state_dict(),
+                                "average": average.state_dict() if recipe.ema else {},
+                                "optimiser": optimiser.state_dict(),
+                                "rates": rates.state_dict(),
+                                "scaler": scaler.state_dict(),
+                                "history": [asdict(e) for e in history],
+                                "kept": kept,
+                            },
+                            path,
+                        )
                 left = (recipe.epochs - epoch) * seconds
                 runtime.say(
                     f"{recipe.model} {epoch:>3}/{recipe.epochs}  loss {done.loss:.3f}  train {done.accuracy:.1%}  "
@@ -286,7 +304,8 @@ def train(
 
     if stopped:
         runtime.say(f"{recipe.model}: stopped after epoch {len(history)} of {recipe.epochs}: {stopped}")
-        _write_metrics(folder, history, stopped)
+        if processes.first:
+            _write_metrics(folder, history, stopped)
     final = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
     module.load_state_dict(kept["weights"])
     module.requires_grad_(True)
@@ -299,19 +318,30 @@ def train(
 def evaluate(
     module: nn.Module, images: Images, plain: Augmenter, recipe: Recipe, passes: Runtime
 ) -> tuple[float, float]:
-    """(accuracy, mean cross-entropy) on images of the network's own size, in evaluation mode."""
+    """(accuracy, mean cross-entropy) on images of the network's own size, in evaluation mode.
+
+    Of several processes each takes every so many-th batch; the losses are added in the batches' order all the same.
+    """
     device = passes.torch_device()
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.eval()
-    right, loss = 0, 0.0
+    processes = passes.processes
+    found: dict[int, tuple[int, float]] = {}
     nothing = draw(len(images), 0, 0)
     with torch.inference_mode(), passes.autocast():
-        for batch in torch.arange(len(images)).split(256):
+        for number, batch in enumerate(torch.arange(len(images)).split(256)):
+            if number % processes.world != processes.rank:
+                continue
             x = plain(images.pixels[batch].to(device), nothing[batch]).contiguous(memory_format=layout)
             y = images.labels[batch].to(device)
             logits = logits_of(module(x)).float()
-            right += int((logits.argmax(1) == y).sum())
-            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+            found[number] = (
+                int((logits.argmax(1) == y).sum()), float(F.cross_entropy(logits, y, reduction="sum"))
+            )  # fmt: skip
+    together = {number: sums for part in processes.all(found) for number, sums in part.items()}
+    right, loss = 0, 0.0
+    for number in sorted(together):
+        right, loss = right + together[number][0], loss + together[number][1]
     return right / len(images), loss / len(images)
 
 
@@ -334,6 +364,11 @@ def _read_state(path: Path, mark: Mapping[str, str], recipe: Recipe) -> dict[str
     elsewhere = "--fresh starts anew, --work names another folder"
     if different := recipe.differences(other):
         raise TrainingError(f"{path} belongs to a run with another {', '.join(different)}; {elsewhere}")
+    if (before := found.get("processes", "1")) != (now := mark.get("processes", "1")):
+        raise TrainingError(
+            f"{path} belongs to a run of {before} processes, and this one has {now}: torchrun --nproc-per-node "
+            f"{before} goes on with it; {elsewhere}"
+        )
     if found["data"] != mark["data"]:
         raise TrainingError(f"{path} belongs to a run on other images; {elsewhere}")
     return state

@@ -68,7 +68,8 @@ def train(
     Args:
         recipe: see :func:`gradlens.train.recipes.load`.
         folder: where the checkpoint goes, ``.../collection/model``.
-        runtime: device, decoding threads, progress; precision and batch size are the recipe's.
+        runtime: device, decoding threads, progress; precision and batch size are the recipe's. Where several processes
+            train together, the first of them writes and scores.
         work: folder of the training state, ``metrics.jsonl``, logs and figures, and of the last epoch's weights where
             another's were kept; ``None`` for ``runs/train-<collection>-<model>``.
         fresh: start anew where a state or a checkpoint is there.
@@ -82,20 +83,27 @@ def train(
     name = f"{folder.parent.name}/{folder.name}"
     work = work or Path("runs") / f"train-{folder.parent.name}-{folder.name}"
     recipe = sized(recipe, runtime)
+    first = runtime.processes.first
     if fresh:
-        shutil.rmtree(work, ignore_errors=True)
+        if first:
+            shutil.rmtree(work, ignore_errors=True)
     elif (card := _finished(folder, recipe)) is not None:
         runtime.say(f"{folder} is trained already; --fresh trains it anew, --score-only scores it again")
         return Result(folder, card, trained=False)
+    if not first:
+        runtime.processes.meet()  # until the first one has looked, and downloaded or rendered what is not there yet
     # what is missing ends it here, not after the last epoch
     found = pretrained.find(recipe.pretrained, recipe.builder, offline=runtime.offline) if recipe.pretrained else None
-    for spec in _scored(recipe):
+    for spec in (recipe.data.train, *_scored(recipe)):
         open_source(spec, offline=runtime.offline, runtime=runtime)
-    with open_logs(logs, work, name=name, settings=recipe.model_dump(mode="json")) as log:
+    if first:
+        runtime.processes.meet()
+    with open_logs(logs if first else (), work, name=name, settings=recipe.model_dump(mode="json")) as log:
         prepared = prepare(recipe, runtime, shared)
         begun = begin(recipe, prepared.classes, found, runtime)
         recipe = begun.normalised(recipe, prepared.recipe)
-        draw_distribution(prepared.spread, work / "class_distribution")
+        if first:
+            draw_distribution(prepared.spread, work / "class_distribution")
         runtime.say(
             f"{recipe.model}: {len(prepared.images):,} training and {len(prepared.select):,} selection images of "
             f"{recipe.input_size} pixels, {recipe.epochs} epochs"
@@ -125,6 +133,8 @@ def train(
         ),
         licence="Apache-2.0",
     )
+    if not first:
+        return Result(folder, card, trained=True, skipped=prepared.skipped)
     checkpoints.save(folder, begun.module, card)
     if trained.epoch != len(trained.history):
         with whole_file(work / LAST) as path:
