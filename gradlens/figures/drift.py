@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradlens.figures import style
+from gradlens.shift.tables import percent
 
 _PANEL = 1.55  # inches, height of a panel
 
@@ -71,7 +72,7 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                 ax.plot(x, y, color=colors[model], lw=0.7, alpha=0.7, zorder=2)
                 for p in own:
                     face = colors[model] if p.differs else "white"
-                    ax.plot(
+                    (mark,) = ax.plot(
                         [p.position],
                         [p.error],
                         ls="",
@@ -81,6 +82,8 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                         mec=colors[model],
                         mew=0.5,
                     )
+                    sure = "the sets differ" if p.differs else "not told apart"
+                    style.tell(mark, f"{model} at {p.depth} on {p.probe}: error {percent(p.error)} %, {sure}")
             ax.set_title(titles[probes[i]], fontsize=7.5)
             ax.set_xlim(-0.03, 1.03)
             ax.set_ylim(0, max(0.6, 1.05 * max(p.error for p in points)))

@@ -54,18 +54,21 @@ def estimates(guesses: Sequence[Guess], records: Sequence[Record]) -> Figure:
                 continue
             r = list(best.values())[i]
             ax.axline((0, 0), slope=1, color="#555555", lw=0.6, zorder=0)
-            for name in sets:
-                own = [g for g in drawn if g.dataset == name and g.way == (r.method, r.probabilities)]
-                ax.scatter(
-                    [g.accuracy for g in own],
-                    [g.estimate.value for g in own],
+            for g in drawn:
+                if g.way != (r.method, r.probabilities):
+                    continue
+                mark = ax.scatter(
+                    [g.accuracy],
+                    [g.estimate.value],
                     s=9,
-                    color=colors[name],
-                    marker=markers[name],
+                    color=colors[g.dataset],
+                    marker=markers[g.dataset],
                     linewidths=0.3,
                     edgecolors="white",
                     zorder=3,
                 )
+                told = f"estimated {percent(g.estimate.value)} %, measured {percent(g.accuracy)} %"
+                style.tell(mark, f"{g.model} on {g.dataset}: {told}")
             kind = "" if r.probabilities == "none" else f", {r.probabilities}"
             ax.set_title(f"{ESTIMATORS[r.method].title}{kind}", fontsize=7)
             ax.text(

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gradlens.figures import style
 from gradlens.shift.explanation_shift import Change
+from gradlens.shift.tables import percent
 
 _BEFORE, _AFTER, _CHANCE = "#0072B2", "#D55E00", "#999999"
 
@@ -73,7 +74,7 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
                 ax.set_visible(False)
                 continue
             for p in sorted((p for p in points if p.probe == probes[k]), key=lambda p: p.model):
-                ax.errorbar(
+                marks = ax.errorbar(
                     100 * p.lost,
                     p.alike,
                     yerr=[[p.alike - p.low], [p.high - p.alike]],
@@ -84,6 +85,8 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
                     markeredgewidth=0.4,
                     elinewidth=0.6,
                 )
+                alike = f"{p.alike:.2f} [{p.low:.2f}, {p.high:.2f}]"
+                style.tell(marks[0], f"{p.model} on {p.probe}: lost {percent(p.lost)} points, maps alike {alike}")
             value, low, high = rho.get(probes[k], (math.nan,) * 3)
             told = f"ρ {value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−") if math.isfinite(value) else ""
             ax.set_title(titles[probes[k]], fontsize=7.5)
@@ -129,14 +132,16 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
             own = [level for level in levels if level.model == models[k]]
             x = np.arange(1, len(own) + 1)
             ax.plot(x, [level.chance_in_dist for level in own], color=_CHANCE, lw=0.9, ls=(0, (2, 2)))
-            ax.plot(x, [level.energy.in_dist for level in own], color=_BEFORE, marker="o", ms=2.8)
+            (before,) = ax.plot(x, [level.energy.in_dist for level in own], color=_BEFORE, marker="o", ms=2.8)
+            style.tell(before, _shares(in_dist, own, [level.energy.in_dist for level in own]))
             after = [level.energy.probe for level in own]
             # the interval is that of the change, drawn where the change ends
             reach = [
                 [level.energy.change - level.energy.low for level in own],
                 [level.energy.high - level.energy.change for level in own],
             ]
-            ax.errorbar(x, after, yerr=reach, color=_AFTER, marker="s", ms=2.8, elinewidth=0.7)
+            moved = ax.errorbar(x, after, yerr=reach, color=_AFTER, marker="s", ms=2.8, elinewidth=0.7)
+            style.tell(moved[0], _shares(probe, own, after))
             ax.set_title(names[models[k]], fontsize=7)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlim(0.6, len(own) + 0.4)
@@ -150,3 +155,8 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
         figure.supxlabel("depth, from first to last", fontsize=7.5)
         figure.supylabel("share of the map on the object", fontsize=7.5)
     return figure
+
+
+def _shares(dataset: str, levels: Sequence[Level], shares: Sequence[float]) -> str:
+    steps = ", ".join(f"{level.depth} {percent(share)} %" for level, share in zip(levels, shares, strict=True))
+    return f"{levels[0].model} on {dataset}, share of the map on the object: {steps}"

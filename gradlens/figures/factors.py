@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gradlens.figures import style
+from gradlens.shift.tables import percent
 
 _ROW = 0.145  # inches per model
 _PANELS = 5  # in a row
@@ -60,7 +61,9 @@ def factor_split(points: Sequence[PartPoint], probe: str, drops: dict[str, float
                 if p.factor == factors[i]:
                     y = height[p.model]
                     ax.plot([p.low, p.high], [y, y], color=colors[p.model], lw=1.1, alpha=0.55, solid_capstyle="butt")
-                    ax.plot(p.value, y, marker="o", ms=3, color=colors[p.model])
+                    (mark,) = ax.plot(p.value, y, marker="o", ms=3, color=colors[p.model])
+                    told = f"{percent(p.value, signed=True)} points [{percent(p.low)}, {percent(p.high)}]"
+                    style.tell(mark, f"{p.model}, {p.factor}: {told} of {percent(drops[p.model])}")
             ax.set_title(style.short(factors[i], 24), fontsize=7.5)
             ax.set_yticks(range(len(models)), [f"{names[m]} ({100 * drops[m]:.0f})" for m in models])
             ax.set_ylim(-0.7, len(models) - 0.3)

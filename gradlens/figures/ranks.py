@@ -91,7 +91,9 @@ def draw_on(ax: Axes, found: Sequence[Rank], models: Sequence[str]) -> Axes:
             told = False
             continue
         ax.plot([r.low, r.high], [y, y], color=style.PALETTE[0], lw=1.2, solid_capstyle="butt", zorder=2)
-        ax.plot([r.rank], [y], color=style.PALETTE[0], marker="o", ms=3.5, mec="white", mew=0.4, zorder=3)
+        (mark,) = ax.plot([r.rank], [y], color=style.PALETTE[0], marker="o", ms=3.5, mec="white", mew=0.4, zorder=3)
+        ranked = f"rank {r.rank:g} [{r.low:g}, {r.high:g}]; pairwise tests leave {r.best} to {r.worst}"
+        style.tell(mark, f"{r.model} on {r.dataset}: {ranked}")
     if not told:
         ax.text(
             0.5,

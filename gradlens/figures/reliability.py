@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from gradlens.figures import style
 from gradlens.shift.calibration import Reliability
+from gradlens.shift.tables import percent
 
 _COLORS = (style.PALETTE[0], style.PALETTE[1])
 _MARKERS = ("o", "s")
@@ -67,10 +68,15 @@ def draw_on(ax: Axes, curves: Sequence[Reliability], in_dist: str, names: Mappin
         values = [e.value for e in c.accuracy]
         look: Any = {"color": _COLORS[other], "marker": _MARKERS[other]}
         if c.scaling == "none":
-            ax.plot(c.confidence, values, **look, ls="--", lw=0.7, ms=3, mfc="white", mew=0.6, alpha=0.75, zorder=2)
+            (line,) = ax.plot(c.confidence, values, **look, ls="--", lw=0.7, ms=3, mfc="white", mew=0.6, alpha=0.75)
+            line.set_zorder(2)
+            style.tell(line, _told(c, "before temperature scaling"))
             continue
         bars = [[e.value - e.low for e in c.accuracy], [e.high - e.value for e in c.accuracy]]
-        ax.errorbar(c.confidence, values, yerr=bars, **look, ms=3.5, elinewidth=0.6, mec="white", mew=0.4, zorder=3)
+        marks = ax.errorbar(
+            c.confidence, values, yerr=bars, **look, ms=3.5, elinewidth=0.6, mec="white", mew=0.4, zorder=3
+        )
+        style.tell(marks[0], _told(c, "after temperature scaling"))
         before = next(
             (f" ({100 * b.ece:.1f} before)" for b in curves if (b.dataset, b.scaling) == (c.dataset, "none")), ""
         )
@@ -84,3 +90,8 @@ def draw_on(ax: Axes, curves: Sequence[Reliability], in_dist: str, names: Mappin
         axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     return ax
+
+
+def _told(c: Reliability, when: str) -> str:
+    bins = ", ".join(f"{100 * x:.0f} → {percent(e.value)} %" for x, e in zip(c.confidence, c.accuracy, strict=True))
+    return f"{c.model} on {c.dataset}, {when}: ECE {percent(c.ece)} %; confidence → accuracy {bins}"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gradlens.figures import style
+from gradlens.shift.tables import percent
 
 _COLUMNS = 5
 _PANEL = 1.35  # inches, height
@@ -73,7 +74,9 @@ def severity_curves(curves: Sequence[Curve], interval: str) -> Figure:
             for c in sorted((c for c in curves if c.shift == shifts[i]), key=lambda c: c.model):
                 x = [0, *c.severities]
                 ax.plot(x, [c.clean, *c.values], color=colors[c.model], lw=0.9, alpha=0.85, zorder=2)
-                ax.plot(x, [c.clean, *c.values], color=colors[c.model], marker=markers[c.model], ms=2.6, ls="")
+                (own,) = ax.plot(x, [c.clean, *c.values], color=colors[c.model], marker=markers[c.model], ms=2.6, ls="")
+                steps = ", ".join(f"{k}: {percent(v)} %" for k, v in zip(x, [c.clean, *c.values], strict=True))
+                style.tell(own, f"{c.model} under {c.shift}, accuracy by severity {steps}")
                 if bars:
                     moved = [s + 0.07 * (models.index(c.model) - (len(models) - 1) / 2) for s in c.severities]
                     ax.vlines(moved, c.low, c.high, color=colors[c.model], lw=0.8, alpha=0.6)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gradlens.figures import style
 from gradlens.records import Estimate
+from gradlens.shift.tables import percent
 
 _PANEL = 1.75  # inches, height of one of several panels
 
@@ -150,7 +151,7 @@ def draw_on(
         )
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8})
     for p in sorted(points, key=lambda p: p.model):
-        ax.errorbar(
+        marks = ax.errorbar(
             p.x.value,
             p.y.value,
             xerr=[[p.x.value - p.x.low], [p.x.high - p.x.value]],
@@ -164,6 +165,7 @@ def draw_on(
             elinewidth=0.7,
             zorder=3,
         )
+        style.tell(marks[0], f"{p.model} on {p.probe}: {_told(p.y)}, in distribution {_told(p.x)}")
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     for axis in (ax.xaxis, ax.yaxis):
@@ -188,6 +190,11 @@ def _drawn(points: Sequence[Point]) -> list[Point]:
     if not drawn:
         raise ValueError("no model has a defined accuracy on both sides")
     return drawn
+
+
+def _told(e: Estimate) -> str:
+    """``85.0 % [81.1, 88.3]``."""
+    return f"{percent(e.value)} % [{percent(e.low)}, {percent(e.high)}]"
 
 
 def _sets(points: Sequence[Point]) -> str:

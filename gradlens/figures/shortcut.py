@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from gradlens.figures import style
 from gradlens.shift.shortcut import Swap
+from gradlens.shift.tables import percent
 
 _BEFORE, _AFTER, _FOLLOWS = "#0072B2", "#D55E00", "#CC79A7"
 
@@ -37,7 +38,9 @@ def shortcut(judged: Mapping[tuple[str, str], Swap]) -> Figure:
                     100 * min(1.0, max(0.0, s.in_dist - end)) for end in (s.high, s.low)
                 )  # the interval is that of the loss
                 ax.plot([low, high], [y, y], color=_AFTER, lw=0.9, zorder=2)
-                ax.plot(100 * s.swapped, y, "s", color=_AFTER, ms=4, zorder=3)
+                (mark,) = ax.plot(100 * s.swapped, y, "s", color=_AFTER, ms=4, zorder=3)
+                told = f"right on {percent(s.swapped)} %, with its own background on {percent(s.in_dist)} %"
+                style.tell(mark, f"{model} on {probe}: {told}")
                 if math.isfinite(s.follows):
                     ax.plot(100 * s.follows, y, "D", color=_FOLLOWS, ms=3.4, zorder=3)
                     ax.plot(100 * s.follows_before, y, "D", mfc="white", mec=_FOLLOWS, ms=3.4, mew=0.8, zorder=3)

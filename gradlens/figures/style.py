@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from gradlens.runtime import whole_file
@@ -78,20 +82,35 @@ _RULES: dict[str, Any] = {
     "lines.linewidth": 1.0,
     "legend.frameon": False,
     "image.interpolation": "nearest",
-    # text stays text in the files and shows the same everywhere: TrueType in PDF (Type 3 is refused by many journals)
+    # text stays text: TrueType in PDF (Type 3 is refused by many journals), and text that can be read aloud in SVG
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "svg.hashsalt": "gradlens",
     "text.usetex": False,
     "text.parse_math": False,  # a class may be called "$5"; so no logarithmic axes with powers of ten either
 }
 
 
+_CAST: ContextVar[frozenset[str]] = ContextVar("cast", default=frozenset())
+_TOLD = "told: "  # begins the id of a mark that says what it stands for
+_LARGEST = 4096  # pixels of an image in a chart, such as a heat map's; photographs have more
+
+
 @cache
 def _families() -> tuple[str, ...]:
     installed = {font.name for font in fontManager.ttflist}
     return tuple(family for family in _FAMILIES if family in installed)
+
+
+@contextlib.contextmanager
+def cast(names: Iterable[str]) -> Iterator[None]:
+    """Inside, a model looks the same in every figure, also in one that leaves others of these models out."""
+    token = _CAST.set(frozenset(names))
+    try:
+        yield
+    finally:
+        _CAST.reset(token)
 
 
 @contextlib.contextmanager
@@ -106,16 +125,35 @@ def paper() -> Iterator[None]:
 
 
 def model_colors(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each model: the same in every figure that is given the same names, in whatever order.
+    """A colour for each model: the same in every figure that is given the same names, in whatever order, and in every
+    figure inside one :func:`cast`.
 
     Beyond seven models colours repeat; :func:`model_markers` then tells them apart.
     """
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(names)))}
+    return {name: PALETTE[i % len(PALETTE)] for name, i in _places(names).items()}
 
 
 def model_markers(names: Iterable[str]) -> dict[str, str]:
     """A marker for each model, such that no two of up to seventy models share colour and marker."""
-    return {name: MARKERS[i // len(PALETTE) % len(MARKERS)] for i, name in enumerate(sorted(set(names)))}
+    return {name: MARKERS[i // len(PALETTE) % len(MARKERS)] for name, i in _places(names).items()}
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    """Each name's place in the alphabet of the cast that all of them belong to, else in their own."""
+    own = set(names)
+    cast = _CAST.get()
+    order = sorted(cast if own <= cast else own)
+    return {name: i for i, name in enumerate(order) if name in own}
+
+
+def tell(artist: Artist, text: str) -> None:
+    """Say what a mark stands for: model, set, numbers. In an SVG the mark shows it when pointed at.
+
+    Args:
+        artist: one mark, or a line of them.
+        text: a few words with numbers.
+    """
+    artist.set_gid(_TOLD + " ".join(text.split()))
 
 
 @cache
@@ -224,6 +262,12 @@ def text_color(background: Sequence[float] | np.ndarray) -> str:
     return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
+def is_chart(figure: Figure) -> bool:
+    """Whether a figure holds no photograph, so that lines and letters are all of it, and a vector file small."""
+    images = (image.get_array() for image in figure.findobj(AxesImage) if isinstance(image, AxesImage))
+    return all(pixels is None or pixels.size <= _LARGEST for pixels in images)
+
+
 def save(
     figure: Figure,
     stem: Path,
@@ -262,5 +306,14 @@ def save(
             path = stem.parent / f"{stem.name}.{ending}"
             with whole_file(path) as unfinished:
                 figure.savefig(unfinished, format=ending, dpi=dpi, metadata=metadata[ending])
+                if ending == "svg":
+                    _title_marks(unfinished)
             written.append(path)
     return written
+
+
+def _title_marks(path: Path) -> None:
+    """Turn what :func:`tell` said into ``<title>`` elements, which browsers show when the mark is pointed at."""
+    # matplotlib has escaped the text for an attribute, which is more than an element needs
+    text = re.sub(rf'<g id="{_TOLD}([^"]*)">', r'<g class="mark"><title>\1</title>', path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")

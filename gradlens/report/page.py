@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +14,12 @@ from urllib.parse import quote
 import jinja2
 
 from gradlens import __version__
+from gradlens.report import answers
 from gradlens.report.pictures import Picture, embed
-from gradlens.report.run_files import read
-from gradlens.report.views import page_title, view
+from gradlens.report.run_files import Run, read
+from gradlens.report.views import page_title, pictured, view
 from gradlens.runtime import whole_file
+from gradlens.shift.tables import percent
 
 ROOM = 8_000_000  # bytes of pictures in one page; what comes after is linked, so that the page can still be mailed
 
@@ -43,9 +46,11 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
         InputError: the folder is no finished shift evaluation, or one of its files is not what it should be.
     """
     run = read(run_dir, about)
-    pictures, linked = _embedded((path, "") for path in run.figures)
-    # a model's confusion matrices are shown with its classes, everything else under the heading of figures
+    # a model's confusion matrices are shown with it, as tables where their counts are there
     of_model = {f"confusion-{model.replace('/', '--')}": model for model in run.models}
+    counted = (run_dir / "confusion.csv").is_file()
+    figures = [path for path in run.figures if not (counted and path.stem in of_model)]
+    pictures, linked = _embedded(figures, told=_told(run))
     of_analysis = {name: one.name for one in run.analyses for name in one.figures}
     in_analysis: dict[str, list[Picture]] = {one.name: [] for one in run.analyses}
     for picture in pictures:
@@ -59,7 +64,9 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
         confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
         linked=linked,
         base=run_dir,
+        tables=_tables(run_dir, pictures),
         **view(run),
+        **pictured(run),
     )
     return _write(run_dir / "report.html", html)
 
@@ -82,13 +89,14 @@ def index(folder: Path, title: str, sections: Iterable[Section | tuple[Any, ...]
     parts, left = [], ROOM
     for section in sections:
         heading, text, figures = section
-        pairs = [(figure, "") if isinstance(figure, Path) else figure for figure in figures]
-        pictures, linked = _embedded(pairs, left)
-        left -= sum(len(picture.data) for picture in pictures)
+        captions = {figure[0]: figure[1] for figure in figures if not isinstance(figure, Path)}
+        paths = [figure if isinstance(figure, Path) else figure[0] for figure in figures]
+        pictures, linked = _embedded(paths, captions, room=left)
+        left -= sum(picture.size for picture in pictures)
         parts.append({"heading": heading, "text": text, "pictures": pictures, "linked": linked})
     shown = {"run": None} if run is None else view(read(run))
     report = None if run is None or not (run / "report.html").is_file() else run / "report.html"
-    html = _render("index.html.j2", title=title, sections=parts, report=report, base=folder, **shown)
+    html = _render("index.html.j2", tables={}, title=title, sections=parts, report=report, base=folder, **shown)
     return _write(folder / "index.html", html)
 
 
@@ -98,18 +106,40 @@ def _write(path: Path, html: str) -> Path:
     return path
 
 
-def _embedded(figures: Iterable[tuple[Path, str]], room: int = ROOM) -> tuple[list[Picture], list[Path]]:
+def _embedded(
+    figures: Iterable[Path],
+    captions: Mapping[Path, str] | None = None,
+    told: Mapping[str, str] | None = None,
+    room: int = ROOM,
+) -> tuple[list[Picture], list[Path]]:
     """The figures that fit into ``room`` bytes, and the paths of those that do not."""
     pictures: list[Picture] = []
     linked: list[Path] = []
-    for path, caption in figures:
-        picture = embed(path, caption)
-        if len(picture.data) > room:
+    for path in figures:
+        picture = embed(path, (captions or {}).get(path, ""), (told or {}).get(path.stem, ""))
+        if picture.size > room:
             linked.append(path)
         else:
             pictures.append(picture)
-            room -= len(picture.data)
+            room -= picture.size
     return pictures, linked
+
+
+def _told(run: Run) -> dict[str, str]:
+    """The numbers that matter of each figure, by its name: what its analysis found, or the answer itself."""
+    found = {name: " ".join(one.findings[:2]) for one in run.analyses for name in one.figures}
+    of_gaps = " ".join(text.striptags() for text in answers.sentences(run)[1:])
+    return {"gap_heatmap": of_gaps, "shift_scatter": of_gaps} | found
+
+
+def _tables(folder: Path, pictures: Iterable[Picture]) -> dict[str, str]:
+    """The files behind the figures, packed (gzip, base64), by name: what "CSV" under a figure saves."""
+    names = sorted({picture.table for picture in pictures if picture.table})
+    return {
+        name: base64.b64encode(gzip.compress((folder / name).read_bytes(), mtime=0)).decode()
+        for name in names
+        if (folder / name).is_file()
+    }
 
 
 # ---------------------------------------------------------------------------------------------- rendering
@@ -123,6 +153,7 @@ def _render(template: str, base: Path, **shown: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["percent"] = percent
     environment.filters["link"] = lambda path: _link(path, base)
     script = environment.get_template("script.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

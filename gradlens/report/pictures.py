@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from PIL import Image
 
 from gradlens.errors import InputError
+from gradlens.report.drawings import inline
 
 WIDEST = 1800  # pixels: a figure of a page's width at 260 dots per inch
 LOSSLESS = 400_000  # bytes: charts stay under this without loss; photographs do not and are compressed
 QUALITY = 84
+WIDTH = re.compile(rb'<svg [^>]*?width="([\d.]+)pt"')
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Picture:
         inches: how wide it is in print; 0 where its file does not say.
         alt: what it shows, for those who cannot see it.
         caption: text under it.
+        svg: the chart as an element of the page, where it can be one; there is no ``data`` then.
+        table: the file of the run that has its numbers.
     """
 
     name: str
@@ -37,108 +43,153 @@ class Picture:
     inches: float
     alt: str
     caption: str
+    svg: Markup | None = None
+    table: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it adds to a page."""
+        return len(self.data) + len(self.svg or "")
 
 
-# file name's beginning -> (caption, which may name the rest of the file's name; what else there is to say in words)
+@dataclass(frozen=True)
+class Known:
+    """A figure of ours.
+
+    Attributes:
+        caption: may hold a place for the rest of the file's name.
+        words: what there is to say of its kind for those who cannot see it.
+        table: the file of the run that has its numbers.
+    """
+
+    caption: str
+    words: str
+    table: str = ""
+
+
+# by the beginning of the file's name
 KNOWN = {
-    "gap_heatmap": (
+    "gap_heatmap": Known(
         "Accuracy lost by each model on each probe set",
-        "Heat map, models by probe sets; the table of gaps on this page has the same numbers.",
+        "Heat map, models by probe sets.",
+        "gaps.csv",
     ),
-    "shift_scatter": (
+    "shift_scatter": Known(
         "Accuracy in distribution against accuracy on each probe set",
-        "Scatter plots with intervals on both axes, one point per model; the table of gaps has the same numbers.",
+        "Scatter plots with intervals on both axes, one point per model.",
+        "gaps.csv",
     ),
-    "lines": (
+    "lines": Known(
         "Accuracy in distribution against accuracy on each probe set, with the line over all models",
-        "Scatter plots, one point per model, a fitted line with its band; lines.csv has the numbers.",
+        "Scatter plots, one point per model, a fitted line with its band.",
+        "lines.csv",
     ),
-    "reliability": (
+    "reliability": Known(
         "Accuracy by confidence, in distribution and on the probe set where confidences mean least",
-        "Reliability diagrams of up to six models, those with the largest error; calibration.csv has the numbers.",
+        "Reliability diagrams of up to six models, those with the largest error.",
+        "calibration.csv",
     ),
-    "ranks": (
+    "ranks": Known(
         "Rank of each model on each set, with what images and pairwise tests leave open",
-        "One panel per set, models in rows; ranks.csv has the numbers.",
+        "One panel per set, models in rows.",
+        "ranks.csv",
     ),
-    "factor_split-": (
+    "factor_split-": Known(
         "Points of accuracy lost on {} that go with each factor",
-        "Dot plots with intervals, one panel per factor, models in rows; factor_split.csv has the numbers.",
+        "Dot plots with intervals, one panel per factor, models in rows.",
+        "factor_split.csv",
     ),
-    "severity": (
+    "severity": Known(
         "Accuracy at each severity of the probe sets that have several",
-        "Line charts, one panel per probe set, one line per model; severity.csv has the numbers.",
+        "Line charts, one panel per probe set, one line per model.",
+        "severity.csv",
     ),
-    "corruption_severity": (
+    "corruption_severity": Known(
         "Accuracy at each severity of each corruption",
-        "Line charts, one panel per corruption, one line per model; corruptions.csv has the numbers.",
+        "Line charts, one panel per corruption, one line per model.",
+        "corruptions.csv",
     ),
-    "corruptions": (
+    "corruptions": Known(
         "One in-distribution image under every corruption",
         "Pictures, a group per corruption from mild to severe.",
     ),
-    "leakage": (
+    "leakage": Known(
         "Images of the sets beside those that they repeat",
-        "Pairs of photographs by kind of leakage; leakage.csv lists all of them.",
+        "Pairs of photographs by kind of leakage.",
+        "leakage.csv",
     ),
-    "explanation_drop": (
+    "explanation_drop": Known(
         "How alike class activation maps stay under each shift, against the accuracy lost",
-        "Scatter plots, one panel per probe set and one point per model; explanations.csv has the numbers.",
+        "Scatter plots, one panel per probe set and one point per model.",
+        "explanations.csv",
     ),
-    "explanation_depths": (
+    "explanation_depths": Known(
         "How much of the maps lies on the object at every depth, in distribution and where accuracy falls most",
-        "Line charts, one panel per model; explanations.csv has the numbers.",
+        "Line charts, one panel per model.",
+        "explanations.csv",
     ),
-    "shortcut": (
+    "shortcut": Known(
         "What a swapped background alone does to each model, and how often its answer follows the new background",
-        "Dot plot, one line per model; shortcut.csv has the numbers.",
+        "Dot plot, one line per model.",
+        "shortcut.csv",
     ),
-    "gallery-flip-": (
+    "gallery-flip-": Known(
         "Scenes that {} gets right in distribution and wrong after the shift",
-        "Pictures with class activation maps; failures.csv lists these images.",
+        "Pictures with class activation maps.",
+        "failures.csv",
     ),
-    "gallery-confident-error-": (
+    "gallery-confident-error-": Known(
         "The most confident errors of {}",
-        "Pictures with class activation maps; failures.csv lists these images.",
+        "Pictures with class activation maps.",
+        "failures.csv",
     ),
-    "gallery-wrong-in-every-model": (
+    "gallery-wrong-in-every-model": Known(
         "Images that every model gets wrong",
-        "Pictures with the class activation maps of several models; failures.csv lists these images.",
+        "Pictures with the class activation maps of several models.",
+        "failures.csv",
     ),
-    "confusion-": (
+    "confusion-": Known(
         "What {} takes for what, in distribution and on the probe set where it loses most",
         "Confusion matrices: true classes in rows, predicted classes in columns.",
+        "confusion.csv",
     ),
-    "estimates": (
+    "estimates": Known(
         "Estimated accuracy against accuracy, labels hidden from the estimate, one panel per way to estimate",
-        "Scatter plots, one point per model and probe set; estimates.csv has the same numbers.",
+        "Scatter plots, one point per model and probe set.",
+        "estimates.csv",
     ),
-    "unlabelled-": (
+    "unlabelled-": Known(
         "Estimated accuracy of each model on {}, which has no labels",
-        "Estimates of every way, the one with the best track record with its interval; estimates.csv has the numbers.",
+        "Estimates of every way, the one with the best track record with its interval.",
+        "estimates.csv",
     ),
-    "drift": (
+    "drift": Known(
         "How well a classifier tells each probe set from the in-distribution set by the features of each depth",
-        "Held-out error along the network, one panel per probe set, one line per model; drift.csv has the numbers.",
+        "Held-out error along the network, one panel per probe set, one line per model.",
+        "drift.csv",
     ),
 }
 
 
-def embed(path: Path, caption: str = "") -> Picture:
+def embed(path: Path, caption: str = "", told: str = "") -> Picture:
     """A figure file as a part of a page.
 
     Args:
         path: PNG, JPEG, WebP or SVG.
         caption: text for under it; by default what the file itself says, else its name.
+        told: the numbers that matter, in words, for those who cannot see it.
 
     Raises:
         InputError: no picture can be read from the file.
     """
     said: dict[str, str] = {}
     inches = 0.0
-    if path.suffix.lower() == ".svg":
+    drawn = path.suffix.lower() == ".svg"
+    if drawn:
         content, kind = path.read_bytes(), "svg+xml"
         width, height = 0, 0  # its viewBox knows
+        if points := WIDTH.search(content[:2000]):
+            inches = float(points[1]) / 72
     else:
         try:
             with Image.open(path) as file:
@@ -154,12 +205,14 @@ def embed(path: Path, caption: str = "") -> Picture:
         width, height = image.size
     name = path.stem
     start = next((beginning for beginning in KNOWN if name.startswith(beginning)), "")
-    plain, more = KNOWN.get(start, ("{}", ""))
+    known = KNOWN.get(start, Known("{}", ""))
     rest = name.removeprefix(start).replace("--", "/")
-    caption = caption or said.get("caption", "") or plain.format(rest if start else rest.replace("_", " "))
-    alt = said.get("alt", "") or ". ".join(part for part in (caption, more) if part)
-    data = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Picture(name, data, width, height, inches, alt, caption)
+    caption = caption or said.get("caption", "") or known.caption.format(rest if start else rest.replace("_", " "))
+    parts = (part.rstrip(".") for part in (caption, known.words, told))
+    alt = said.get("alt", "") or ". ".join(part for part in parts if part)
+    svg = inline(path, alt) if drawn else None
+    data = "" if svg else f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(name, data, width, height, inches, alt, caption, svg, known.table)
 
 
 def _said(image: Image.Image) -> dict[str, str]:

@@ -227,8 +227,8 @@ def draw(
     request: Request,
     runtime: Runtime,
 ) -> None:
-    """The figures, each as PNG (300 dpi) and PDF: gaps as a heat map, accuracy against accuracy, confusion matrices,
-    and those of the analyses.
+    """The figures, each as PNG (300 dpi) and PDF, charts as SVG as well: gaps as a heat map, accuracy against accuracy,
+    confusion matrices, and those of the analyses.
     """
     figures: list[tuple[str, Callable[[], Figure]]] = []
     gaps = [g for g in found.gaps if g.metric == "accuracy" and g.label_space == "shared"]
@@ -243,9 +243,12 @@ def draw(
         figures.append((stem, lambda panels=panels: confusion.confusion(panels)))  # type: ignore[misc]
     figures += [figure for outcome in outcomes.values() for figure in outcome.figures]
     provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
-    for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
-        for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
-            run.add(path)
+    with style.cast(m.name for m in evidence.models):
+        for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
+            drawn = figure()
+            formats = ("png", "pdf", "svg") if style.is_chart(drawn) else ("png", "pdf")
+            for path in style.save(drawn, run.path / "figures" / stem, formats, provenance=provenance):
+                run.add(path)
 
 
 def write_outcomes(
