@@ -13,13 +13,14 @@ BIN = $(VENV)/bin
 PEERS = $(BIN)/python -m pip install --quiet --no-deps grad-cam ttach -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint doctor build constraints clean
+.PHONY: help demo test test-all lint docs doctor build constraints clean
 
 help:
 	@echo "make demo         the whole story on the data that comes with it"
 	@echo "make test         the tests, in under ten minutes (ARGS='-k depths' for some)"
 	@echo "make test-all     the slow ones too: every full-size architecture, the studies"
 	@echo "make lint         ruff, formatting, types"
+	@echo "make docs         the documentation, into build/site; makes its pictures by following its pages"
 	@echo "make doctor       is this installation sound?"
 	@echo "make build        wheel and source archive into dist/"
 	@echo "make constraints  pin the newest versions that fit together"
@@ -38,6 +39,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/run.py build/pages docs/depths.md docs/extending.md docs/gallery.md docs/tutorial.md
+	$(BIN)/mkdocs build --strict
 
 doctor: $(VENV)/.installed
 	$(BIN)/gradlens doctor

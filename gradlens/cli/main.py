@@ -66,6 +66,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"gradlens.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
+        command.name = cmd_name  # as it is typed, which is what the reference in docs/ shows
         _name_variables(command, f"GRADLENS_{cmd_name}")
         return command
 

@@ -1,0 +1,81 @@
+"""Follow pages of the documentation: run their commands and code, from top to bottom, in a folder.
+
+    python docs/run.py build/pages docs/tutorial.md docs/gallery.md
+
+Pictures whose path begins with ``runs/`` are what a page's own commands leave; they must be there afterwards, and the
+build of the documentation takes them from there. A page whose code has not changed since is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
+_PICTURE = re.compile(r"!\[[^\]]*\]\((runs/[^)]+)\)")
+
+
+def steps(text: str) -> list[list[str]]:
+    """The commands of a page as argument lists, code as ``python -c``; in the page's order."""
+    # "python" and "gradlens" are those of this environment
+    programs = {"python": [sys.executable], "gradlens": [sys.executable, "-m", "gradlens"]}
+    found = []
+    for language, block in _BLOCK.findall(text):
+        if language == "python":
+            found.append([sys.executable, "-c", block])
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                scripts = [str(ROOT / w) if w.startswith("docs/") else w for w in words[1:]]
+                found.append([*programs[words[0]], *scripts])
+    return found
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Run a page in ``folder``.
+
+    Raises:
+        RuntimeError: a step failed, or a picture that the page shows was not made.
+    """
+    text = page.read_text(encoding="utf-8")
+    todo = steps(text)
+    for i, step in enumerate(todo, 1):
+        done = subprocess.run(  # noqa: S603 (a page's own commands)
+            step, cwd=folder, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"}, check=False
+        )
+        if done.returncode:
+            what = shlex.join(step[1:])
+            raise RuntimeError(
+                f"{page.name}, step {i} of {len(todo)}:\n{what}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+            )
+    if absent := [name for name in _PICTURE.findall(text) if not (folder / name).is_file()]:
+        raise RuntimeError(f"{page.name} shows {absent[0]}, which none of its commands made")
+
+
+def main() -> None:
+    """Follow the pages that are named, where that was not done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pages", nargs="+", type=Path)
+    asked = parser.parse_args()
+    for page in asked.pages:
+        folder = asked.folder / page.stem
+        text = page.read_text(encoding="utf-8")
+        mark = folder / f"{hashlib.sha256(repr((steps(text), _PICTURE.findall(text))).encode()).hexdigest()[:16]}.done"
+        if mark.exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"following {page} in {folder}", flush=True)
+        follow(page.resolve(), folder)
+        mark.touch()
+
+
+if __name__ == "__main__":
+    main()
