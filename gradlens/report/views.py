@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlens.report import analyses, answers, gaps, made, models
+from gradlens.report import analyses, answers, data_sets, explorer, gallery, gaps, made, models
 from gradlens.report.cells import MOST_ROWS
+from gradlens.report.kept import read_kept
 from gradlens.report.run_files import Run
 
 
@@ -40,4 +41,21 @@ def view(run: Run) -> dict[str, Any]:
         "facts": made.facts(run),
         "inputs": made.inputs(run),
         "weights": made.weights(run),
+    }
+
+
+def pictured(run: Run) -> dict[str, Any]:
+    """What the templates show of a run's images, by the names they use."""
+    kept = read_kept(run.folder)
+    names: dict[str, Any] = {"explored": None, "failed": None, "set_table": None, "data_sets": [], "unreadable": []}
+    if kept is None:
+        return names
+    models, sets = answers.short_models(run.models), answers.short_sets(run.datasets)
+    table, told = data_sets.data_sets(run, kept, sets)
+    return names | {
+        "explored": explorer.explorer(kept, models, sets) if kept.samples else None,
+        "failed": gallery.gallery(run, kept, models, sets),
+        "set_table": table,
+        "data_sets": told,
+        "unreadable": kept.unreadable,
     }

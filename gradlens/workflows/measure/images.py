@@ -24,7 +24,7 @@ from gradlens.records import HookPoint, Preprocess, Skipped
 from gradlens.report.tiles import Box, packed, photograph
 from gradlens.runtime import whole_file
 from gradlens.shift.explanation_shift import balanced
-from gradlens.shift.store import safe_stem
+from gradlens.shift.store import different, safe_stem
 from gradlens.workflows.measure.analyses import Outcome, Subject
 from gradlens.workflows.measure.image_maps import Drawn, look
 from gradlens.workflows.measure.maps import answered, by_class, class_of
@@ -264,6 +264,7 @@ def _picture(
     explored = [entries[p]["id"] for p in _explored(subject, scenes) if p in entries]
     there = [(entries[p]["id"], models) for p, models in failures.items() if p in entries]
     networks = list(subject.evidence.networks.values())
+    stems = different({n.name: safe_stem(n.name) for n in networks})
     for network in subject.runtime.progress(networks, "picturing", unit="model"):
         own = [number for number, models in there if not models or network.name in models]
         inputs = {name: seen[_geometry(network.preprocess)] for name, seen in photographs.inputs.items() if seen}
@@ -274,7 +275,7 @@ def _picture(
             continue
         pictured.depths[network.name] = [_depth(p) for p in looked.depths]
         pictured.reading[network.name] = looked.reading
-        stem = safe_stem(network.name)
+        stem = stems[network.name]
         pictured.maps += _packed(run, f"{FOLDER}/maps/{stem}.png", looked.maps)
         pictured.maps += _packed(run, f"{FOLDER}/failures/{stem}.png", looked.failures)
         pictured.features += _packed(run, f"{FOLDER}/features/{stem}.png", looked.features)
