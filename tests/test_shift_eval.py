@@ -29,7 +29,7 @@ from gradlens.zoo.cards import Card, Preprocessing
 from runs import Run
 
 CLASSES = ("ash", "beech", "cedar", "dogwood", "elm", "fir")
-TABLES = ("summary.csv", "gaps.csv", "per_class.csv", "pairs.csv", "skipped.csv")
+TABLES = ("summary.csv", "gaps.csv", "per_class.csv", "confusion.csv", "pairs.csv", "skipped.csv")
 PER_CLASS = 12
 
 

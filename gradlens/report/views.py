@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlens.report import analyses, answers, data_sets, explorer, gallery, gaps, made, models
+from gradlens.report import analyses, answers, data_sets, explorer, gallery, gaps, made, model_page, models
 from gradlens.report.cells import MOST_ROWS
 from gradlens.report.kept import read_kept
+from gradlens.report.model_files import read_model_files
 from gradlens.report.run_files import Run
 
 
@@ -22,15 +23,16 @@ def page_title(run: Run) -> str:
 
 def view(run: Run) -> dict[str, Any]:
     """Everything the templates show of a run, by the names they use."""
+    files = read_model_files(run)
     return {
         "run": run,
         "sentences": answers.sentences(run),
         "picks": answers.picks(run),
         "models": answers.short_models(run.models),
         "sets": answers.short_sets(run.datasets),
-        "model_table": models.model_table(run),
+        "model_table": models.model_table(run, files),
         "gap_tables": gaps.gap_tables(run),
-        "class_tables": models.class_tables(run),
+        "model_pages": model_page.pages(run, files),
         "pair_tables": gaps.pair_tables(run),
         "analyses": [(one, analyses.raw_tables(one)) for one in run.analyses if not one.not_done],
         "left_undone": [one for one in run.analyses if one.not_done],

@@ -644,3 +644,23 @@ def per_class(predictions: Predictions, classes: Sequence[str] | None = None) ->
         }
         for name, n, precision, recall, f1 in columns
     ]
+
+
+def confusion(predictions: Predictions) -> list[dict[str, Any]]:
+    """Rows of ``confusion.csv``: how many images of each class got each answer, by name; none for what never happened.
+
+    Keys: ``model, dataset, class, predicted, n``.
+    """
+    labelled = predictions.labels >= 0
+    k = len(predictions.classes)
+    cells, counts = np.unique(predictions.labels[labelled] * k + predictions.predicted[labelled], return_counts=True)
+    return [
+        {
+            "model": predictions.model,
+            "dataset": predictions.dataset,
+            "class": predictions.label_classes[cell // k],
+            "predicted": predictions.classes[cell % k],
+            "n": int(n),
+        }
+        for cell, n in zip(cells.tolist(), counts, strict=True)
+    ]

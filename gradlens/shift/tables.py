@@ -21,6 +21,7 @@ GAPS = (
     *("in_dist_value", "probe_value", "n_in_dist", "n_probe", "classes", "mix", "within"),
 )
 PER_CLASS = ("model", "dataset", "class", "n", "precision", "recall", "f1")
+CONFUSION = ("model", "dataset", "class", "predicted", "n")
 PAIRS = (
     *("model_a", "model_b", "dataset", "n", "b", "c", "p_exact", "p_mid", "p_holm", "agreement", "kappa"),
     *("p_bh", "family"),

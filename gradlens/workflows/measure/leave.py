@@ -33,6 +33,10 @@ def write_tables(run: RunFolder, evidence: Evidence, found: Findings, request: R
         "summary.csv": (tables.SUMMARY, tables.summary_rows(found.scores, roles)),
         "gaps.csv": (tables.GAPS, tables.gap_rows(found.gaps)),
         "per_class.csv": (tables.PER_CLASS, found.per_class),
+        "confusion.csv": (
+            tables.CONFUSION,
+            [r for m in evidence.models for s in evidence.sets for r in _answers(evidence, m.name, s.name)],
+        ),
         "pairs.csv": (tables.PAIRS, found.pairs),
         "skipped.csv": (tables.SKIPPED, tables.skipped_rows(evidence.skipped)),
     }
@@ -51,6 +55,11 @@ def write_tables(run: RunFolder, evidence: Evidence, found: Findings, request: R
         markdown = f"{about}\n\n{tables.markdown_table(columns)}" + "".join(f"\n- {r}" for r in remarks)
         _write(run, f"tables/{name}.md", markdown.rstrip() + "\n")
         _write(run, f"tables/{name}.tex", tables.latex_table(columns, " ".join([about, *found.marks]), f"tab:{name}"))
+
+
+def _answers(evidence: Evidence, model: str, dataset: str) -> list[dict[str, Any]]:
+    said = evidence.predictions.get((model, dataset))
+    return [] if said is None else metrics.confusion(said)
 
 
 def _write(run: RunFolder, name: str, text: str) -> None:
