@@ -16,6 +16,7 @@ from gradlens.shift.tables import percent
 NBSP = "\N{NO-BREAK SPACE}"
 ALPHA = 0.05  # of Holm-corrected p values
 ROOM = 0.02  # how far behind the best a balanced model may be
+LIGHT_ROOM = 0.05  # and one for a device with little power
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ class Pick:
     models: tuple[str, ...]
     value: str
     rule: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run found, most important first, and the models to choose."""
+
+    sentences: list[Markup]
+    picks: list[Pick]
+
+
+def answer(run: Run, flops: Mapping[str, float] | None = None) -> Answer:
+    """The answer in words. Every number in it is the run's own, every choice follows from the rule beside it.
+
+    Args:
+        run: what was measured.
+        flops: of one image, by model, where the run counted them.
+    """
+    idle = guessing(run)
+    return Answer(_sentences(run, idle), _picks(run, idle, flops or {}))
 
 
 def outside(run: Run) -> dict[str, Outside]:
@@ -96,12 +116,9 @@ def _without_shared_head(names: Sequence[str], mark: str) -> dict[str, str]:
     return dict(zip(names, tails if len(heads) == 1 and len(names) > 1 and all(tails) else names, strict=True))
 
 
-def sentences(run: Run) -> list[Markup]:
-    """What the run found, most important first. Every number in them is the run's own."""
+def _sentences(run: Run, idle: Sequence[str]) -> list[Markup]:
     models, sets = short_models(run.models), short_sets(run.datasets)
     said = [_best(run, models)]
-    gaps = [g for g in run.gaps_of("accuracy").values() if g.gap.defined]
-    idle = guessing(run)
     if idle:
         text = Markup(
             "{} {} no better than naming the largest class every time (interval of the accuracy on {}): what is said "
@@ -111,7 +128,7 @@ def sentences(run: Run) -> list[Markup]:
         said.append(
             text.format(_names([models[m] for m in idle]), "is" if one else "are", run.in_dist, "it" if one else "them")
         )
-    gaps = [g for g in gaps if g.model not in idle]
+    gaps = [g for g in run.gaps_of("accuracy").values() if g.gap.defined and g.model not in idle]
     if gaps:
         said += _hardest(run, gaps, models, sets)
         said.append(_told_from_zero(gaps))
@@ -237,7 +254,7 @@ def _mix(gaps: Sequence[GapReport], models: Mapping[str, str], sets: Mapping[str
     return [text.format(percent(largest.mix, signed=True), models[largest.model], sets[largest.probe])]
 
 
-def picks(run: Run) -> list[Pick]:
+def _picks(run: Run, idle: Sequence[str], flops: Mapping[str, float]) -> list[Pick]:
     """Models to choose, each by a rule that is stated beside it. None where one model is all there is."""
     if len(run.models) < 2:
         return []
@@ -260,7 +277,7 @@ def picks(run: Run) -> list[Pick]:
     where = "the probe set" if len(run.probes) == 1 else f"the {len(run.probes)} probe sets, each weighing the same"
     pick("Best outside", {m: o.accuracy for m, o in away.items()}, max, share, f"highest mean accuracy on {where}")
     kept = "largest share of its in-distribution accuracy kept"
-    able = {m: o.kept for m, o in away.items() if m not in guessing(run)}
+    able = {m: o.kept for m, o in away.items() if m not in idle}
     pick("Most robust", able, max, share, f"{kept} on {where}")
     if len(size) == len(run.models):
         pick("Smallest", size, min, lambda n: f"{n / 1e6:.2f} M", "fewest parameters")
@@ -269,4 +286,10 @@ def picks(run: Run) -> list[Pick]:
             near = {m: size[m] for m, o in away.items() if o.accuracy >= best - ROOM}
             rule = f"fewest parameters within {100 * ROOM:g} points of the best mean accuracy outside"
             pick("Balanced", near, min, lambda n: f"{n / 1e6:.2f} M", rule)
+    reach = {m: o.accuracy for m, o in away.items()} or accuracy
+    if reach and all(flops.get(m, 0.0) > 0 for m in run.models):
+        light = {m: flops[m] for m, value in reach.items() if value >= max(reach.values()) - LIGHT_ROOM}
+        what = "mean accuracy outside" if away else f"accuracy on {run.in_dist}"
+        rule = f"fewest FLOPs for an image within {100 * LIGHT_ROOM:g} points of the best {what}"
+        pick("Mobile", light, min, lambda n: f"{n / 1e9:.3g} GFLOPs", rule)
     return found

@@ -21,6 +21,7 @@ class Cell:
         sort: what the column is sorted by: a number, or text.
         heat: 0 (no colour) to 1 (the strongest); negative in the opposite colour.
         title: the full story, on hover.
+        bar: parts of a stacked bar: kind, where it begins and how long it is, in percent of the cell's width.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Cell:
     sort: float | str = ""
     heat: float = 0.0
     title: str = ""
+    bar: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)

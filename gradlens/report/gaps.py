@@ -83,6 +83,39 @@ def _gap_cell(g: GapReport | None, metric: str, scale: float) -> Cell:
     return Cell(text, interval(g.gap, metric), g.gap.value, g.gap.value * scale, title)
 
 
+def mix_table(run: Run) -> Table | None:
+    """Each accuracy gap in two parts, as numbers and as a bar; none where no gap has a part of class mix."""
+    gaps = {key: g for key, g in run.gaps_of("accuracy").items() if g.gap.defined and not math.isnan(g.mix)}
+    if not any(abs(g.mix) >= 5e-4 for g in gaps.values()):  # would be printed as 0.0
+        return None
+    shown, sets = answers.short_models(run.models), answers.short_sets(run.datasets)
+    probes = [p for p in run.probes if any(key[1] == p for key in gaps)]
+    ends = [end for g in gaps.values() for end in (g.within, g.gap.value, 0.0)]
+    start, room = min(ends), max(ends) - min(ends)
+
+    def part(kind: str, a: float, b: float) -> tuple[str, float, float]:
+        return kind, round(100 * (min(a, b) - start) / room, 2), round(100 * abs(a - b) / room, 2)
+
+    def cell(g: GapReport | None) -> Cell:
+        if g is None:
+            return Cell("–", sort=-math.inf)
+        parts = part("within", 0.0, g.within), part("mix", g.within, g.gap.value)
+        text = f"within classes {tables.percent(g.within, True)}, class mix {tables.percent(g.mix, True)}"
+        small = f"{tables.percent(g.within, True)} within, {tables.percent(g.mix, True)} mix"
+        return Cell(tables.percent(g.gap.value, True), small, g.mix, title=f"{g.model} on {g.probe}: {text}", bar=parts)
+
+    rows = tuple(
+        (Cell(shown[m], sort=shown[m], title=m), *(cell(gaps.get((m, p))) for p in probes))
+        for m in run.models
+        if any(key[0] == m for key in gaps)
+    )
+    caption = (
+        "Accuracy gaps in percentage points, split into what the same class lost and what comes from classes that "
+        "appear in other shares; columns sort by the class mix"
+    )
+    return Table(caption, (("Model", ""), *((sets[p], "") for p in probes)), rows, "mix")
+
+
 def pair_tables(run: Run) -> list[Table]:
     """For each set: every two models compared."""
     heads = (

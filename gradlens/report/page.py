@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from gradlens import __version__
-from gradlens.report import answers
 from gradlens.report.pictures import Picture, embed
 from gradlens.report.run_files import Run, read
 from gradlens.report.views import page_title, pictured, view
@@ -46,26 +46,32 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
         InputError: the folder is no finished shift evaluation, or one of its files is not what it should be.
     """
     run = read(run_dir, about)
+    shown = view(run)
     # a model's confusion matrices are shown with it, as tables where their counts are there
     of_model = {f"confusion-{model.replace('/', '--')}": model for model in run.models}
     counted = (run_dir / "confusion.csv").is_file()
     figures = [path for path in run.figures if not (counted and path.stem in of_model)]
-    pictures, linked = _embedded(figures, told=_told(run))
+    pictures, linked = _embedded(figures, told=_told(run, shown["sentences"][1:]))
     of_analysis = {name: one.name for one in run.analyses for name in one.figures}
     in_analysis: dict[str, list[Picture]] = {one.name: [] for one in run.analyses}
     for picture in pictures:
         if picture.name in of_analysis:
             in_analysis[of_analysis[picture.name]].append(picture)
+    # the lines are drawn through the same points, so that one of the two scatters is enough
+    scatter = [p for p in pictures if p.name == "shift_scatter" and not in_analysis.get("lines")]
+    of_gaps = {"heat": [p for p in pictures if p.name == "gap_heatmap"], "scatter": scatter}
+    elsewhere = {*of_model, *of_analysis, "gap_heatmap", "shift_scatter"}
     html = _render(
         "report.html.j2",
         title=page_title(run),
-        pictures=[picture for picture in pictures if picture.name not in {*of_model, *of_analysis}],
+        pictures=[picture for picture in pictures if picture.name not in elsewhere],
+        of_gaps=of_gaps,
         in_analysis=in_analysis,
         confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
         linked=linked,
         base=run_dir,
         tables=_tables(run_dir, pictures),
-        **view(run),
+        **shown,
         **pictured(run),
     )
     return _write(run_dir / "report.html", html)
@@ -125,10 +131,10 @@ def _embedded(
     return pictures, linked
 
 
-def _told(run: Run) -> dict[str, str]:
+def _told(run: Run, sentences: Iterable[Markup]) -> dict[str, str]:
     """The numbers that matter of each figure, by its name: what its analysis found, or the answer itself."""
     found = {name: " ".join(one.findings[:2]) for one in run.analyses for name in one.figures}
-    of_gaps = " ".join(text.striptags() for text in answers.sentences(run)[1:])
+    of_gaps = " ".join(text.striptags() for text in sentences)
     return {"gap_heatmap": of_gaps, "shift_scatter": of_gaps} | found
 
 

@@ -24,14 +24,16 @@ def page_title(run: Run) -> str:
 def view(run: Run) -> dict[str, Any]:
     """Everything the templates show of a run, by the names they use."""
     files = read_model_files(run)
+    answer = answers.answer(run, {model: cost.flops for model, cost in files.costs.items()})
     return {
         "run": run,
-        "sentences": answers.sentences(run),
-        "picks": answers.picks(run),
+        "sentences": answer.sentences,
+        "picks": answer.picks,
         "models": answers.short_models(run.models),
         "sets": answers.short_sets(run.datasets),
         "model_table": models.model_table(run, files),
         "gap_tables": gaps.gap_tables(run),
+        "mix": gaps.mix_table(run),
         "model_pages": model_page.pages(run, files),
         "pair_tables": gaps.pair_tables(run),
         "analyses": [(one, analyses.raw_tables(one)) for one in run.analyses if not one.not_done],

@@ -48,12 +48,40 @@ class Pair:
     family: int
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """Images that both of two models get right, only the first, only the second, and neither."""
+
+    both: int
+    first: int
+    second: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.first + self.second + self.neither
+
+
+def outcomes(right_a: np.ndarray, right_b: np.ndarray) -> Outcomes:
+    """The four cells of McNemar's table.
+
+    Args:
+        right_a, right_b: (n,) bool, of the same images.
+    """
+    cells = [(right_a & right_b), (right_a & ~right_b), (~right_a & right_b), ~(right_a | right_b)]
+    return Outcomes(*(int(cell.sum()) for cell in cells))
+
+
 def mcnemar(b: int, c: int) -> tuple[float, float]:
     """(exact, mid-p) two-sided p values of McNemar's test from the discordant counts; (1, 1) where there are none.
 
     Under equal accuracy the b of b + c discordant images are binomial with p = 1/2. Exact: twice the smaller tail, at
     most 1. Mid-p: twice the tail that counts half of the observed count; less conservative, and about as valid.
     McNemar 1947; Fagerland, Lydersen & Laake 2013, "The McNemar test for binary matched-pairs data".
+
+    >>> exact, mid_p = mcnemar(2, 9)  # the first model alone is right on 2 images, the second alone on 9
+    >>> f"{exact:.3f} {mid_p:.3f}"
+    '0.065 0.039'
     """
     n, k = b + c, min(b, c)
     if n == 0:
@@ -167,15 +195,15 @@ def _pair(answers: _Answers, i: int, j: int) -> Pair:
     both = answers.there[i] & answers.there[j]
     right_a, right_b = answers.right[i][both], answers.right[j][both]
     same = answers.said[i][both] == answers.said[j][both]
-    only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    exact, mid = mcnemar(only_a, only_b)
+    cells = outcomes(right_a, right_b)
+    exact, mid = mcnemar(cells.first, cells.second)
     return Pair(
         model_a=answers.models[i],
         model_b=answers.models[j],
         dataset=answers.dataset,
-        n=len(same),
-        b=only_a,
-        c=only_b,
+        n=cells.n,
+        b=cells.first,
+        c=cells.second,
         p_exact=exact,
         p_mid=mid,
         p_holm=exact,

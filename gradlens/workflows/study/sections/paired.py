@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gradlens.figures import differences as figure
 from gradlens.records import Predictions
 from gradlens.shift import intervals, pairs
@@ -138,23 +140,22 @@ def paired_difference(one: Predictions, other: Predictions, confidence: float) -
     """Accuracy of ``one`` minus that of ``other`` on the images both were scored on: Newcombe's paired interval."""
     a, b = on_classes(one), on_classes(other)
     right = dict(zip(b.ids, b.correct, strict=True))
-    sides = [(bool(x), bool(right[i])) for i, x in zip(a.ids, a.correct, strict=True) if i in right]
-    n = len(sides)
-    both, first = sides.count((True, True)), sides.count((True, False))
-    second, neither = sides.count((False, True)), sides.count((False, False))
-    low, high = intervals.newcombe_paired(both, first, second, neither, confidence)
+    right_a = np.array([x for i, x in zip(a.ids, a.correct, strict=True) if i in right], bool)
+    right_b = np.array([right[i] for i in a.ids if i in right], bool)
+    cells = pairs.outcomes(right_a, right_b)
+    low, high = intervals.newcombe_paired(cells.both, cells.first, cells.second, cells.neither, confidence)
     return {
         "dataset": one.dataset,
-        "n": n,
-        "accuracy": (both + first) / n,
-        "baseline_accuracy": (both + second) / n,
-        "difference": (first - second) / n,
+        "n": cells.n,
+        "accuracy": (cells.both + cells.first) / cells.n,
+        "baseline_accuracy": (cells.both + cells.second) / cells.n,
+        "difference": (cells.first - cells.second) / cells.n,
         "low": low,
         "high": high,
         "interval": intervals.label("paired Newcombe", confidence),
-        "only_variant": first,
-        "only_baseline": second,
-        "p_exact": pairs.mcnemar(first, second)[0],
+        "only_variant": cells.first,
+        "only_baseline": cells.second,
+        "p_exact": pairs.mcnemar(cells.first, cells.second)[0],
     }
 
 
