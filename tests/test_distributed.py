@@ -204,6 +204,7 @@ def torchrun(*arguments: str, cache: Path, **more: str) -> subprocess.Popen[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_machines_meet(place: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     """Two launchers with addresses of their own, one process each, and one folder that both see."""
     port = free_port()
@@ -216,13 +217,14 @@ def test_two_machines_meet(place: Path, alone: dict[str, bytes], tmp_path: Path)
         )
         for i in range(2)
     ]
-    said = [node.communicate(timeout=280) for node in nodes]
+    said = [node.communicate(timeout=850) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert {name: content for name, content in tables(tmp_path / "run").items()} == alone
     assert sum("In distribution: test" in out for out, _ in said) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_torchrun_stops_the_rest_when_a_process_is_killed(place: Path, tmp_path: Path) -> None:
     """Process 1 dies while the others are still at work; the launcher ends with a failure, and one line says why."""
     killer = tmp_path / "killer.py"
@@ -240,7 +242,7 @@ def test_torchrun_stops_the_rest_when_a_process_is_killed(place: Path, tmp_path:
         "main(sys.argv[1:])\n"
     )
     run = torchrun("--nproc-per-node", "3", str(killer), *options(place, tmp_path / "run"), cache=tmp_path / "cache")
-    _, err = run.communicate(timeout=280)
+    _, err = run.communicate(timeout=850)
     assert run.returncode != 0
     assert sum(line.startswith("gradlens: ") and DIED in line for line in err.splitlines()) == 1, err
 

@@ -161,6 +161,12 @@ Examples:
     help="Run the models on every N-th image only, from the I-th, and score nothing; "
     "a run without it merges the shards that lie in its --out or in the cache.",
 )
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Read --in-dist and --probe once, in order, and keep counts instead of predictions: for sets too large to "
+    "keep (.tar and .parquet with braces, hf:). Pairs, analyses and maps are not done.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Measure on a few images what it would cost, and run nothing.")
 @zoo_option
 @weights_option
@@ -195,6 +201,7 @@ def command(
     max_drop: float | None,
     min_accuracy: float | None,
     shard: tuple[int, int] | None,
+    stream: bool,
     only_plan: bool,
     zoo: Path | None,
     weights: str | None,
@@ -219,6 +226,8 @@ def command(
     from gradlens.workflows.measure import Request, run_shard, shift_eval
 
     rank, world = launched()
+    if stream:
+        _only_counts(ctx)
     if world > 1 and shard is not None:
         raise click.UsageError("--shard is for job arrays; under torchrun the processes share the images themselves.")
     share = world > 1 and not (only_list or only_plan or predictions or accuracies)
@@ -258,6 +267,7 @@ def command(
         corruptions=corruptions,
         severities=tuple(sorted(set(severities))),
         reference=reference,
+        stream=stream,
         command=_command_line(ctx),
     )
     if accuracies is not None:
@@ -282,15 +292,21 @@ def command(
             "when all shards are done, the same command without --shard merges and scores them"
         )
         return
+    if stream:
+        _streamed(ctx, request, runtime, as_json)
+        return
     if share:
         from gradlens.workflows.measure.sharing import share_out
 
         with together() as processes:
             request = replace(request, out=Path(processes.same(str(request.out))))
             request = share_out(request, runtime.among(processes))
-        if rank:
+            measured = shift_eval(request, runtime) if processes.first else None
+            processes.meet()  # a launcher waits five minutes for those of other machines, and scoring may take longer
+        if measured is None:
             return
-    measured = shift_eval(request, runtime)
+    else:
+        measured = shift_eval(request, runtime)
     if as_json:
         print_json(measured.document)
     else:
@@ -317,6 +333,43 @@ def _only_a_table(ctx: click.Context) -> None:
     for parameter in ctx.command.params:
         if parameter.name in NEEDS_MODELS and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--accuracies reads a table and runs nothing; leave out {parameter.opts[-1]}")
+
+
+NEEDS_PREDICTIONS = ("unlabelled", "predictions", "accuracies", "analyses", "train", "corruptions", "shard")
+
+
+def _only_counts(ctx: click.Context) -> None:
+    """Refuse options that need the predictions of single images, which a stream does not leave."""
+    for parameter in ctx.command.params:
+        if (
+            parameter.name in NEEDS_PREDICTIONS
+            and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        ):
+            raise click.UsageError(f"--stream keeps counts and no predictions; leave out {parameter.opts[-1]}")
+
+
+def _streamed(ctx: click.Context, request: Request, runtime: Runtime, as_json: bool) -> None:
+    from gradlens.errors import ThresholdMissed
+    from gradlens.workflows.measure.streamed import shift_eval_streamed
+
+    with together() as processes:
+        request = replace(request, out=Path(processes.same(str(request.out))))
+        measured = shift_eval_streamed(request, runtime.among(processes))
+        processes.meet()
+    if measured is None:
+        return
+    document, text, missed = measured
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(text)
+    if document["skipped"]:
+        runtime.say(f"{document['skipped']} images were not scored; see {request.out / 'skipped.csv'}")
+    runtime.say(f"wrote {request.out}")
+    if missed:
+        raise ThresholdMissed(missed[0] + (f" (and {len(missed) - 1} more)" if missed[1:] else ""))
+    if document["skipped"] and ctx.params["strict"]:
+        ctx.exit(3)
 
 
 def _from_table(ctx: click.Context, request: Request, runtime: Runtime, as_json: bool, strict: bool) -> None:

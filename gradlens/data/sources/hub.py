@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,47 @@ def open_hub(spec: str, offline: bool) -> ImageSet:
         rows=tuple(range(len(samples))),
         remarks=tuple(remarks_on(classes or (), samples)),
     )
+
+
+def open_hub_stream(
+    spec: str, offline: bool
+) -> tuple[str, Role, Callable[[int], Iterator[tuple[list[Any], list[Any] | None, tuple[str, ...] | None]]]]:
+    """The same data set, streamed: nothing of it is stored, and it is never listed.
+
+    Returns:
+        Its name and role, and what reads it from the start, so many rows at a time: cells of the image column, of the
+        label column (``None`` without one), and the names that labels stand for.
+
+    Raises:
+        InstallationError, InputError: see :func:`open_hub`.
+    """
+    parts = _parts(spec, "hf:REPO[:CONFIG]:SPLIT", at_most=4)
+    repo, config, split = (parts[1], parts[2], parts[3]) if parts[3] else (parts[1], None, parts[2])
+    try:
+        import datasets
+    except ImportError as err:
+        raise InstallationError(
+            f"{spec} needs the package 'datasets' ({err}); run: pip install 'gradlens[hf]'"
+        ) from err
+    try:
+        how = datasets.DownloadConfig(local_files_only=offline)
+        rows = datasets.load_dataset(repo, config, split=split, streaming=True, download_config=how)
+        features = rows.features or next(iter(rows.take(1)))
+    except Exception as err:  # network, hub and parsing errors of four libraries
+        raise _unavailable(spec, offline, err) from err
+    column = next((n for n, f in features.items() if isinstance(f, datasets.Image)), None)
+    label = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if column is None:
+        raise InputError(f"{spec}: expected a column of images, got {', '.join(features)}")
+    rows = rows.cast_column(column, datasets.Image(decode=False))
+    names = None if label is None else tuple(features[label].names)
+
+    def read(at_once: int) -> Iterator[tuple[list[Any], list[Any] | None, tuple[str, ...] | None]]:
+        for batch in rows.iter(batch_size=at_once):
+            yield batch[column], None if label is None else batch[label], names
+
+    role = "unlabelled" if names is None else ROLES.get(split, "test")
+    return f"{repo.rstrip('/').rsplit('/', 1)[-1]}-{split}", role, read
 
 
 def _parts(spec: str, form: str, at_most: int) -> list[str]:

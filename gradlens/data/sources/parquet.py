@@ -49,16 +49,7 @@ class RowGroups(Store):
             value = self._group(group)[row - self._starts[group]].as_py()
         except ValueError as err:  # a path that is no UTF-8
             raise InputError(f"{self.path}: row {row} is damaged: {reason(err)}") from err
-        if isinstance(value, bytes):
-            return value
-        if value is None or (value.get("bytes") is None and not value.get("path")):
-            raise InputError(f"{self.path}: row {row} holds no image")
-        if value.get("bytes") is not None:
-            return bytes(value["bytes"])
-        beside = (self.path.parent / value["path"]).resolve()
-        if not beside.is_relative_to(self.path.parent.resolve()):
-            raise InputError(f"{self.path}: row {row} names a file outside the table's folder: {value['path']!r}")
-        return beside
+        return encoded_in(value, self.path, row)
 
     def content(self) -> str:
         return self._content
@@ -95,6 +86,43 @@ class RowGroups(Store):
         return pa.concat_arrays(parts)
 
 
+def encoded_in(value: Any, path: Path, row: int) -> bytes | Path:
+    """The image that a cell of the image column holds, or the file beside the table that it names.
+
+    Raises:
+        InputError: there is none, or it lies elsewhere.
+    """
+    if isinstance(value, bytes):
+        return value
+    if value is None or (value.get("bytes") is None and not value.get("path")):
+        raise InputError(f"{path}: row {row} holds no image")
+    if value.get("bytes") is not None:
+        return bytes(value["bytes"])
+    beside = (path.parent / value["path"]).resolve()
+    if not beside.is_relative_to(path.parent.resolve()):
+        raise InputError(f"{path}: row {row} names a file outside the table's folder: {value['path']!r}")
+    return beside
+
+
+def columns_of(path: Path, file: pq.ParquetFile) -> tuple[str, str | None, tuple[str, ...] | None]:
+    """The image column, the label column where there is one, and the names that its numbers stand for.
+
+    Names are ``None`` where labels are names themselves.
+
+    Raises:
+        InputError: there is no image column, or numbers without names.
+    """
+    schema = file.schema_arrow
+    features = _features(path, schema)
+    image = _column(schema, features, "Image", IMAGE_NAMES)
+    if image is None or not _holds_images(schema.field(image).type):
+        raise InputError(
+            f"{path}: expected a column 'image' of bytes or of struct<bytes, path>, got {', '.join(schema.names)}"
+        )
+    label = _column(schema, features, "ClassLabel", LABEL_NAMES)
+    return image, label, None if label is None else _names(path, schema.field(label).type, label, features)
+
+
 def open_parquet(path: Path) -> ImageSet:
     """The images of a Parquet file; ids are row numbers. A label of -1 or null means unlabelled.
 
@@ -103,22 +131,15 @@ def open_parquet(path: Path) -> ImageSet:
     """
     try:
         file = pq.ParquetFile(path)
-        schema = file.schema_arrow
         check_parquet(path, file.metadata)
     except InputError:
         raise
     except Exception as err:  # pyarrow raises whatever a damaged footer leads it to
         raise InputError(f"{path}: expected a Parquet file, but it cannot be read: {reason(err)}") from err
-    features = _features(path, schema)
-    image = _column(schema, features, "Image", IMAGE_NAMES)
-    if image is None or not _holds_images(schema.field(image).type):
-        raise InputError(
-            f"{path}: expected a column 'image' of bytes or of struct<bytes, path>, got {', '.join(schema.names)}"
-        )
+    image, label, names = columns_of(path, file)
     if not file.metadata.num_rows:
         raise InputError(f"{path}: expected images, got a table without rows")
-    label = _column(schema, features, "ClassLabel", LABEL_NAMES)
-    classes, labels = _labels(path, file, label, features) if label else (None, [None] * file.metadata.num_rows)
+    classes, labels = _labels(path, file, label, names) if label else (None, [None] * file.metadata.num_rows)
     samples = tuple(Sample(str(row), label) for row, label in enumerate(labels))
     return ImageSet(
         name=path.stem,
@@ -158,19 +179,10 @@ def _holds_images(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _labels(
-    path: Path, file: pq.ParquetFile, column: str, features: dict[str, Any]
-) -> tuple[tuple[str, ...], list[int | None]]:
-    try:
-        values = file.read(columns=[column]).column(column)
-        listed = values.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as err:
-        raise InputError(f"{path}: column {column!r} is damaged: {reason(err)}") from err
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+def _names(path: Path, kind: pa.DataType, column: str, features: dict[str, Any]) -> tuple[str, ...] | None:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        classes = tuple(sorted({t for t in listed if t is not None}))
-        position = {c: i for i, c in enumerate(classes)}
-        return classes, [None if t is None else position[t] for t in listed]
+        return None
     feature = features.get(column)
     names = feature.get("names") if isinstance(feature, dict) else None
     if not names:
@@ -184,6 +196,21 @@ def _labels(
     classes = tuple(map(str, names))
     if len(set(classes)) != len(classes):
         raise InputError(f"{path}: the schema names a class twice")
+    return classes
+
+
+def _labels(
+    path: Path, file: pq.ParquetFile, column: str, classes: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[int | None]]:
+    try:
+        values = file.read(columns=[column]).column(column)
+        listed = values.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as err:
+        raise InputError(f"{path}: column {column!r} is damaged: {reason(err)}") from err
+    if classes is None:
+        classes = tuple(sorted({t for t in listed if t is not None}))
+        position = {c: i for i, c in enumerate(classes)}
+        return classes, [None if t is None else position[t] for t in listed]
     labels: list[int | None] = []
     for row, value in enumerate(listed):
         if value is not None and not -1 <= value < len(classes):

@@ -98,7 +98,7 @@ def open_tar(spec: str) -> ImageSet:
     classes, indices = _classes(spec, shards[0].parent, labels)
     samples = tuple(Sample(i, label) for i, label in zip(ids, indices, strict=True))
     return ImageSet(
-        name=_name(spec, shards),
+        name=set_name(spec, shards),
         role="unlabelled" if classes is None else "test",
         classes=classes,
         samples=samples,
@@ -205,7 +205,8 @@ def _names_in(file: Path) -> tuple[str, ...]:
     return names
 
 
-def _name(spec: str, shards: Sequence[Path]) -> str:
+def set_name(spec: str, shards: Sequence[Path]) -> str:
+    """What an image set in one or several files is called: the file's name without its ending and the braces."""
     if len(shards) == 1:
         return shards[0].stem
     return re.sub(r"\{[^{}]*\}", "", Path(spec).stem).strip("-_. ") or shards[0].resolve().parent.name

@@ -32,6 +32,7 @@ class Request:
         train: SOURCEs of training data, for the analysis ``leakage``; what the models' cards name is looked for anyway.
         corruptions: registered names (none: all), severities: of 1 to 5, and reference: the model whose errors are the
             unit (``None``: the one with the median accuracy), for the analysis ``corruptions``.
+        stream: read the sets once, in order, and keep counts instead of predictions.
         command: the command line, as ``run.json`` records it.
     """
 
@@ -62,6 +63,7 @@ class Request:
     corruptions: tuple[str, ...] = ()
     severities: tuple[int, ...] = (1, 3, 5)
     reference: str | None = None
+    stream: bool = False
     command: str = ""
 
 

@@ -245,7 +245,7 @@ def draw(
         figures.append(("gap_heatmap", lambda: gap_heatmap.gap_heatmap(gaps)))
         points = [lines.point(g, request.confidence) for g in gaps if g.gap.defined]
         figures.append(("shift_scatter", lambda: shift_scatter.shift_scatter(points)))
-    for m in ranked(evidence, found):
+    for m in ranked(evidence, found) if evidence.predictions else ():  # of streams only counts are left
         sets = [evidence.in_dist.name, *_hardest(gaps, m)]
         panels = [metrics.on_classes(evidence.predictions[m, s]) for s in sets]
         stem = "confusion-" + store.safe_stem(m)

@@ -70,7 +70,7 @@ def score(evidence: Evidence, request: Request, runtime: Runtime) -> Findings:
         rows,
         [*_notes(evidence), *_detectable(gaps, request)],
         [*_marks(evidence), *evidence.marks],
-        _missed(by_model, gaps, request),
+        missed(by_model, gaps, request),
     )
 
 
@@ -138,9 +138,10 @@ def _filtered(s: SetInfo, evidence: Evidence) -> str:
     return text + (", and so does every gap measured from it" if s is evidence.in_dist else "")
 
 
-def _missed(
+def missed(
     scores: Mapping[tuple[str, str], Mapping[str, Estimate]], gaps: list[GapReport], request: Request
 ) -> list[str]:
+    """The limits of a request that were not reached, one sentence each."""
     missed = []
     if request.min_accuracy is not None:
         for (model, dataset), estimates in scores.items():
