@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-MADE = Path(__file__).resolve().parent.parent / "build" / "pages"
+MADE = Path(os.environ.get("DOCS_PICTURES") or Path(__file__).resolve().parent.parent / "build" / "pages")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -123,7 +123,11 @@ class HookPoint:
 
     @property
     def stride_text(self) -> str:
-        """The stride as people read it: one number where both directions agree."""
+        """The stride as people read it: one number where both directions agree.
+
+        >>> HookPoint("layer2", 1, (64, 12, 12), (8, 8), "NCHW").stride_text
+        '8'
+        """
         down, across = self.stride
         return f"{down:g}" if down == across else f"{down:.3g}×{across:.3g}"
 
@@ -260,6 +264,12 @@ class Estimate:
         low, high: ends of the interval.
         n: images it rests on.
         interval: how the interval was made (``"Clopper-Pearson 95%"``), or why there is no value.
+
+    >>> Estimate.undefined("not defined: 5 classes for top-5", 320).defined
+    False
+    >>> Estimate(0.93, 0.94, 0.96, 320, "by hand")
+    Traceback (most recent call last):
+    ValueError: the interval [0.94, 0.96] does not contain 0.93 (by hand)
     """
 
     value: float

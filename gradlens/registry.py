@@ -15,6 +15,15 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
         kind: what it holds, in the singular, as error messages should call it (``"CAM method"``).
+
+    >>> shades = Registry("shade")
+    >>> shades.register("dark")("#222222")
+    '#222222'
+    >>> shades["dark"], list(shades)
+    ('#222222', ['dark'])
+    >>> shades["drak"]
+    Traceback (most recent call last):
+    gradlens.errors.NotFoundError: no shade named 'drak'; did you mean 'dark'?
     """
 
     def __init__(self, kind: str) -> None:

@@ -295,7 +295,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = urllib.parse.unquote(target).partition("#")
         to = (page.parent / path).resolve() if path else page
-        if not to.exists() or (anchor and anchor not in anchors(to)):
+        made = (
+            to.suffix == ".md" and to.exists() and "\n::: " in to.read_text(encoding="utf-8")
+        )  # the build looks there
+        if not to.exists() or (anchor and not made and anchor not in anchors(to)):
             wrong.append(f"{name_of(page)}:{line}: {target}")
     assert wrong == []
 

@@ -300,6 +300,9 @@ def detectable_gap(
     delta = (z_{1-alpha/2} + z_power) sqrt(p (1 - p) (1/n0 + 1/n1)), two-sided, with p the accuracy pulled towards one
     half as if two right and two wrong in-distribution images were added (Agresti & Coull 1998), since p = 1 would make
     every gap detectable. Fleiss 1981. Paired sets detect smaller gaps.
+
+    >>> [round(detectable_gap(0.85, 10_000, n), 3) for n in (50, 200, 2000)]
+    [0.142, 0.071, 0.025]
     """
     if n_in_dist < 1 or n_probe < 1:
         return 1.0

@@ -51,6 +51,10 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
 
     The low end is 0 where k = 0, the high end 1 where k = n; nothing is known, (0, 1), where n = 0.
     Clopper & Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial".
+
+    >>> low, high = clopper_pearson(1800, 2000)
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.886 to 0.913'
     """
     _checked(k, n, confidence)
     alpha = 1 - confidence
@@ -63,6 +67,10 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion, ``k`` of ``n``, in [0, 1]; (0, 1) where n = 0.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    >>> low, high = wilson(0, 10)  # none of ten does not mean never
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.000 to 0.278'
     """
     _checked(k, n, confidence)
     if n == 0:
@@ -100,6 +108,10 @@ def newcombe_paired(both: int, first: int, second: int, neither: int, confidence
     Args:
         both, first, second, neither: units that are right on both sides, on one side only, on neither.
         confidence: nominal coverage.
+
+    >>> low, high = newcombe_paired(both=80, first=15, second=2, neither=3)
+    >>> f"{low:.2f} to {high:.2f}"
+    '0.05 to 0.22'
     """
     n = both + first + second + neither
     if n < 1:

@@ -103,7 +103,11 @@ class Column:
 
 
 def percent(value: float, signed: bool = False) -> str:
-    """``0.9297`` as ``93.0``; with a sign where asked, and a dash where there is no value."""
+    """Per cent to one decimal; with a sign where asked, and a dash where there is no value.
+
+    >>> percent(0.9297), percent(0.019, signed=True), percent(math.nan)
+    ('93.0', '+1.9', '–')
+    """
     if math.isnan(value):
         return "–"
     text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
@@ -113,7 +117,11 @@ def percent(value: float, signed: bool = False) -> str:
 
 
 def with_interval(value: float, low: float, high: float, signed: bool = False) -> str:
-    """``97.1 [96.8, 97.4]``."""
+    """A value as tables print it.
+
+    >>> with_interval(0.9711, 0.9676, 0.9743)
+    '97.1 [96.8, 97.4]'
+    """
     if math.isnan(value):
         return "–"
     return f"{percent(value, signed)} [{percent(low)}, {percent(high)}]"

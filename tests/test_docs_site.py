@@ -1,0 +1,76 @@
+"""The built documentation: complete, and content with the folder it lies in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from documents import ROOT, pages
+from PIL import Image
+
+from browser import Tab, chromium, violations, visit
+
+__all__ = ["chromium", "visit"]  # fixtures
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as `make docs` builds it; in place of the pictures that take an hour to make, blank ones."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: the extra 'docs'")
+    place = tmp_path_factory.mktemp("docs")
+    for page in pages():
+        for name in re.findall(r"\]\((runs/[^)]+)\)", page.read_text(encoding="utf-8")):
+            picture = place / "pictures" / page.stem / name
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (60, 40), "white").save(picture)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(place / "site")]
+    environment = {**os.environ, "DOCS_PICTURES": str(place / "pictures"), "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return place / "site"
+
+
+def test_a_missing_picture_fails_the_build(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: the extra 'docs'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "DOCS_PICTURES": str(tmp_path)}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode != 0
+    assert "runs/arcs.png" in built.stderr
+
+
+def test_every_command_is_in_the_reference(site: Path) -> None:
+    from gradlens.cli.main import COMMANDS
+
+    page = (site / "commands.html").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f'id="gradlens-{name}"' not in page] == []
+
+
+@pytest.mark.parametrize("page", [p.stem for p in pages() if p.parent.name == "docs"])
+def test_a_page_asks_no_other_machine(page: str, site: Path, visit: Callable[..., Tab]) -> None:
+    tab = visit(site / f"{page}.html", width=360)
+    tab.page.wait_for_load_state("networkidle")
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
+    assert tab.complaints == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_search_works_from_a_folder(site: Path, visit: Callable[..., Tab]) -> None:
+    tab = visit(site / "index.html")
+    tab.page.get_by_role("textbox", name="Search").fill("cut vertex")
+    tab.page.wait_for_selector(".md-search-result__link", timeout=60_000)
+    found = tab.page.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")
+    assert any("depths.html" in link for link in found)
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_first_page_can_be_read_by_everybody(dark: bool, site: Path, visit: Callable[..., Tab]) -> None:
+    assert violations(visit(site / "index.html", dark=dark).page) == []
