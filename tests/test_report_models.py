@@ -428,7 +428,7 @@ def test_browser_chooses_set_cells_and_score(visit: Visit, measured: tuple[Path,
     assert first.inner_text() == str(right)
     model.locator(".pick-cells").select_option("shares")
     assert first.inner_text() == percent(right / int((p.labels == 0).sum()))
-    bars = model.locator("table.bars:visible")
+    bars = model.locator("table.levels:visible")
     assert bars.locator("caption").all_inner_texts()[0].startswith("Recall of vit")
     model.locator(".pick-score").select_option("f1")
     assert bars.count() == 1
@@ -440,7 +440,7 @@ def test_browser_without_scripts_shows_the_same(visit: Visit, measured: tuple[Pa
     model = page.locator("details.model", has=page.locator("#model-vit"))
     model.locator("summary").first.click()
     assert model.locator("table.confusion:visible").count() == 3
-    assert model.locator("table.bars:visible").count() == 3
+    assert model.locator("table.levels:visible").count() == 3
     assert model.locator("table.confusion td.right small:visible").count() > 0
     assert page.locator(".js:visible").count() == 0
 

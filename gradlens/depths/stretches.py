@@ -62,14 +62,14 @@ def stretches(model: nn.Module, points: Sequence[HookPoint], image: torch.Tensor
     parameters = list(model.parameters())
     with undisturbed(model):
         try:
-            for p in parameters:
-                p.requires_grad_(p.is_floating_point())
+            for weight in parameters:
+                weight.requires_grad_(weight.is_floating_point())
             modules = {p.path: model.get_submodule(p.path) for p in points}
             with hooked(modules, see), counter:
                 logits = logits_of(model(image.detach()))
         finally:
-            for p in parameters:
-                p.requires_grad_(False)  # as ``undisturbed`` had them; it gives them back what they were
+            for weight in parameters:
+                weight.requires_grad_(False)  # as ``undisturbed`` had them; it gives them back what they were
     if logits.grad_fn is None:
         raise ModelError("the logits do not depend on the network's parameters through anything differentiable")
     if missing := [p.name for p in points if (p.path, p.call) not in ends]:
@@ -80,7 +80,7 @@ def stretches(model: nn.Module, points: Sequence[HookPoint], image: torch.Tensor
         own = _parameters_of(node, seen)
         found.append(Stretch(own, until - flops))
         flops, counted = until, counted + own
-    whole = sum(p.numel() for p in parameters)
+    whole = sum(weight.numel() for weight in parameters)
     return (*found, Stretch(whole - counted, counter.get_total_flops() - flops))
 
 

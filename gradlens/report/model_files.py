@@ -13,18 +13,20 @@ from typing import Any
 from gradlens.errors import InputError
 from gradlens.report.run_files import Run, raw_rows
 
+MEASURED = ("parameters", "flops", "size_bytes", "latency_ms", "latency_p95_ms")
+
 
 @dataclass(frozen=True)
 class Cost:
     """A row of ``costs.csv``; what was not measured is not a number."""
 
+    device: str
+    threads: str
     parameters: float
     flops: float
     size_bytes: float
     latency_ms: float
     latency_p95_ms: float
-    device: str
-    threads: str
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,13 @@ def read_model_files(run: Run) -> ModelFiles:
         InputError: a file is not what a run writes; says where.
     """
     known = set(run.models)
-    costs, depths = {}, dict[str, list[DepthRow]]()
+    costs: dict[str, Cost] = {}
+    depths: dict[str, list[DepthRow]] = {}
     for row, where in _rows(run.folder / "costs.csv"):
-        own = [_number(row, key, where) for key in ("parameters", "flops", "size_bytes", "latency_ms")]
+        measured = (_number(row, key, where) for key in MEASURED)
+        cost = Cost(_text(row, "device", where), _text(row, "threads", where), *measured)
         if _text(row, "model", where) in known:
-            p95 = _number(row, "latency_p95_ms", where)
-            costs[row["model"]] = Cost(*own, p95, _text(row, "device", where), _text(row, "threads", where))
+            costs[row["model"]] = cost
     for row, where in _rows(run.folder / "depths.csv"):
         if _text(row, "model", where) in known:
             depths.setdefault(row["model"], []).append(_depth(row, where))
@@ -130,7 +133,7 @@ def _depth(row: Mapping[str, str], where: str) -> DepthRow:
 
 
 def _cards(folder: Path, known: set[str]) -> dict[str, Mapping[str, Any]]:
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))

@@ -98,6 +98,7 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
     shown, anchor = answers.short_models(run.models), anchors(run)
     accuracy = {m: run.scores.get((m, run.in_dist), {}).get("accuracy") for m in run.models}
     order = sorted(run.models, key=lambda m: -value_or_lowest(accuracy[m]))
+    away = answers.outside(run)
     room = MOST_CELLS // max(1, len(files.answers))
     found = []
     for model in order:
@@ -110,7 +111,7 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
                 model,
                 shown[model],
                 anchor[model],
-                _headline(run, model),
+                _headline(run, model, away.get(model)),
                 _scores(run, model, shown[model]),
                 _confusions(run, model, files, room),
                 _bars(run, model),
@@ -127,12 +128,11 @@ def _sets(run: Run) -> list[str]:
     return list(dict.fromkeys([run.in_dist, *run.probes, *run.datasets]))
 
 
-def _headline(run: Run, model: str) -> str:
+def _headline(run: Run, model: str, away: answers.Outside | None) -> str:
     e = run.scores.get((model, run.in_dist), {}).get("accuracy")
     parts = []
     if e is not None and e.defined:
         parts.append(f"{tables.percent(e.value)} % on {run.in_dist}")
-    away = answers.outside(run).get(model)
     if away:
         parts.append(f"{tables.percent(away.accuracy)} % outside, loses most on {away.worst.probe}")
     return ", ".join(parts)
