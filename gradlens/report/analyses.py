@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from gradlens.report.cells import MOST_ROWS, Cell, Table
 from gradlens.report.run_files import Analysed
@@ -10,17 +11,19 @@ from gradlens.shift import tables
 
 
 def raw_tables(one: Analysed) -> list[Table]:
-    """An analysis's tables as its files have them: columns that say something, numbers to four digits."""
-    found = []
-    for name, rows in one.tables.items():
-        if not rows:
-            continue
-        columns = [key for key in rows[0] if any(row.get(key) for row in rows)]
-        title = name.removesuffix(".csv").replace("_", " ")
-        caption = title + (f", the first {MOST_ROWS} of {len(rows):,} rows" if len(rows) > MOST_ROWS else "")
-        body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_ROWS])
-        found.append(Table(caption, tuple((key.replace("_", " "), "") for key in columns), body, name, title))
-    return found
+    """An analysis's tables as its files have them."""
+    return [table for name, rows in one.tables.items() if (table := raw_table(name, rows))]
+
+
+def raw_table(name: str, rows: Sequence[Mapping[str, str]]) -> Table | None:
+    """A file of a run as it is: columns that say something, numbers to four digits; none where it has no rows."""
+    if not rows:
+        return None
+    columns = [key for key in rows[0] if any(row.get(key) for row in rows)]
+    title = name.removesuffix(".csv").replace("_", " ")
+    caption = title + (f", the first {MOST_ROWS} of {len(rows):,} rows" if len(rows) > MOST_ROWS else "")
+    body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_ROWS])
+    return Table(caption, tuple((key.replace("_", " "), "") for key in columns), body, name, title)
 
 
 def _raw_cell(text: str) -> Cell:

@@ -9,11 +9,11 @@ from gradlens.report.cells import title_of
 from gradlens.report.run_files import Run
 
 
-def remarks(run: Run) -> list[str]:
-    """What a reader must know: limits that were missed, then the run's own warnings."""
-    limits = run.about.get("limits")
+def remarks(about: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a run, from its ``run.json``: limits that were missed, then its own warnings."""
+    limits = about.get("limits")
     missed = _list(limits.get("missed")) if isinstance(limits, dict) else []
-    return [str(remark) for remark in (*missed, *_list(run.about.get("warnings")))]
+    return [str(remark) for remark in (*missed, *_list(about.get("warnings")))]
 
 
 def intervals(run: Run) -> list[tuple[str, str, str]]:
@@ -58,9 +58,8 @@ def weights(run: Run) -> list[tuple[str, ...]]:
     ]
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ``run.json`` says, as a list for people."""
-    about = run.about
     found = [("Command", str(about["command"]))] if about.get("command") else []
     device = " — ".join(str(about[k]) for k in ("device", "device_name") if about.get(k))
     plain = {"Device": device, "Precision": about.get("precision"), "Seed": about.get("seed")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ import jinja2
 from markupsafe import Markup
 
 from gradlens import __version__
+from gradlens.report.others import is_other, read_other
 from gradlens.report.pictures import Picture, embed
-from gradlens.report.run_files import Run, read
+from gradlens.report.run_files import Run, figure_files, read, run_json
 from gradlens.report.views import page_title, pictured, view
 from gradlens.runtime import whole_file
 from gradlens.shift.tables import percent
@@ -36,15 +38,19 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` into a run's folder, from the files that are there; nothing is computed again.
 
     Args:
-        run_dir: the folder of a shift evaluation.
+        run_dir: the folder of a run: of a shift evaluation, of maps, of costs.
         about: what ``run.json`` is going to hold, for a run that has not written it yet (it is a run's last file).
 
     Returns:
         The path of the page: one file, which opens without a network.
 
     Raises:
-        InputError: the folder is no finished shift evaluation, or one of its files is not what it should be.
+        InputError: the folder is that of no finished run, or one of its files is not what it should be.
     """
+    # what is given goes through JSON as well, so that the page is the same when it is built again from the file
+    about = run_json(run_dir) if about is None else json.loads(json.dumps(about))
+    if is_other(about):
+        return _build_other(run_dir, about)
     run = read(run_dir, about)
     shown = view(run)
     # a model's confusion matrices are shown with it, as tables where their counts are there
@@ -73,6 +79,21 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
         tables=_tables(run_dir, pictures),
         **shown,
         **pictured(run),
+    )
+    return _write(run_dir / "report.html", html)
+
+
+def _build_other(run_dir: Path, about: Mapping[str, Any]) -> Path:
+    other = read_other(run_dir, about)
+    pictures, linked = _embedded(figure_files(run_dir / "figures"), told={"lines": " ".join(other.findings[:2])})
+    html = _render(
+        "other.html.j2",
+        title=other.title,
+        other=other,
+        pictures=pictures,
+        linked=linked,
+        tables=_tables(run_dir, pictures),
+        base=run_dir,
     )
     return _write(run_dir / "report.html", html)
 

@@ -163,6 +163,10 @@ KNOWN = {
         "Estimates of every way, the one with the best track record with its interval.",
         "estimates.csv",
     ),
+    "cam--": Known(
+        "Class activation maps: {}",
+        "Grids of maps over photographs; the table of maps on this page says what each one explains.",
+    ),
     "drift": Known(
         "How well a classifier tells each probe set from the in-distribution set by the features of each depth",
         "Held-out error along the network, one panel per probe set, one line per model.",

@@ -97,12 +97,7 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
     Raises:
         InputError: no such folder, an unfinished run, or a file that is not what a run writes.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is no folder; expected the folder of a run, such as runs/shift-eval-20260101-120000"
-        )
-    # what is given goes through JSON as well, so that the page is the same when it is built again from the file
-    about = _run_json(folder / "run.json") if about is None else json.loads(json.dumps(about))
+    about = run_json(folder) if about is None else about
     scores: dict[tuple[str, str], dict[str, Estimate]] = {}
     for key, estimate in records(folder / "summary.csv", _score):
         scores.setdefault(key[:2], {})[key[2]] = estimate
@@ -116,7 +111,7 @@ def read(folder: Path, about: Mapping[str, Any] | None = None) -> Run:
         tuple(records(folder / "per_class.csv", _row_with(*PER_CLASS), optional=True)),
         tuple(records(folder / "pairs.csv", _row_with(*PAIR), optional=True)),
         tuple(records(folder / "skipped.csv", lambda row: Skipped(row["path"], row["reason"]), optional=True)),
-        tuple(pictures(folder / "figures")),
+        tuple(figure_files(folder / "figures")),
         tuple(_analysed(folder, one) for one in about.get("analyses", []) if isinstance(one, dict)),
         tuple(raw_rows(folder / "questions.csv")),
     )
@@ -163,23 +158,33 @@ def raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
                 yield {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
     except FileNotFoundError:
         return
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not UTF-8: {err}") from None
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise InputError(f"{path} is not CSV in UTF-8: {err}") from None
 
 
-def pictures(folder: Path) -> list[Path]:
+def figure_files(folder: Path) -> list[Path]:
     """One file per figure of a folder, sorted by name: the SVG where there is one, else the PNG."""
     by_name = {path.stem: path for path in sorted(folder.glob("*.png"))}
     by_name |= {path.stem: path for path in sorted(folder.glob("*.svg"))}
     return [by_name[name] for name in sorted(by_name)]
 
 
-def _run_json(path: Path) -> Mapping[str, Any]:
+def run_json(folder: Path) -> Mapping[str, Any]:
+    """What a run says of itself.
+
+    Raises:
+        InputError: no such folder, or an unfinished run.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder; expected the folder of a run, such as runs/shift-eval-20260101-120000"
+        )
+    path = folder / "run.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no run.json: no run, or one that did not finish") from None
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path} is not JSON: {err}") from None
     if not isinstance(about, dict):
         raise InputError(f"{path} should hold one JSON object, got {type(about).__name__}")
@@ -209,8 +214,8 @@ def records(path: Path, make: Callable[[dict[str, Any]], T], optional: bool = Fa
     except FileNotFoundError:
         if not optional:
             raise InputError(f"{path} is missing; expected the folder of a finished shift evaluation") from None
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not UTF-8: {err}") from None
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise InputError(f"{path} is not CSV in UTF-8: {err}") from None
 
 
 def _score(row: dict[str, Any]) -> tuple[tuple[str, str, str], Estimate]:

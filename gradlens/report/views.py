@@ -40,9 +40,9 @@ def view(run: Run) -> dict[str, Any]:
         "left_undone": [one for one in run.analyses if one.not_done],
         "strips": gaps.strips(run),
         "most_rows": MOST_ROWS,
-        "remarks": made.remarks(run),
+        "remarks": made.remarks(run.about),
         "intervals": made.intervals(run),
-        "facts": made.facts(run),
+        "facts": made.facts(run.about),
         "inputs": made.inputs(run),
         "weights": made.weights(run),
     }

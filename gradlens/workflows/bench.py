@@ -16,6 +16,7 @@ from gradlens.errors import GradlensError
 from gradlens.figures import style
 from gradlens.figures.accuracy_cost import Point, accuracy_cost
 from gradlens.records import LoadedModel
+from gradlens.report import page
 from gradlens.runtime import Runtime, versions, whole_file
 from gradlens.shift.tables import Column, latex_table, markdown_table, with_interval, write_csv
 from gradlens.train import freezing
@@ -147,7 +148,9 @@ def bench(
             write_csv(run.file("throughput.csv"), THROUGHPUT, throughput_rows(costs))
         about = {"command": command, "verb": "bench", "versions": versions(), **machine(runtime), "seed": runtime.seed}
         _write(run, costs, about)
-        run.finish({**about, "models": [document(c) for c in costs], "convention": CONVENTION})
+        told = {**about, "models": [document(c) for c in costs], "convention": CONVENTION}
+        run.add(page.build(run.path, told | {"files": run.files}))
+        run.finish(told)
         return Bench(tuple(costs), machine(runtime), tuple(run.path / f for f in run.files))
 
 

@@ -63,7 +63,7 @@ const asPicture = async (figure, inches) => {
   return canvas.toDataURL("image/png");
 };
 const asTable = async (name) => {
-  const packed = JSON.parse(document.getElementById("tables").textContent)[name];
+  const packed = JSON.parse(document.getElementById("packed-tables").textContent)[name];
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   return "data:text/csv;charset=utf-8," + encodeURIComponent(text);

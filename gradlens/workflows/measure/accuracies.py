@@ -12,6 +12,7 @@ from gradlens.errors import InputError
 from gradlens.figures import style
 from gradlens.figures.shift_scatter import Point
 from gradlens.records import Skipped
+from gradlens.report import page
 from gradlens.runtime import Runtime, versions
 from gradlens.shift import accuracies, tables
 from gradlens.workflows.measure.analyses import Outcome, lines
@@ -76,7 +77,7 @@ def from_table(request: Request, runtime: Runtime) -> Measured:
             tables.write_csv(run.file(name), header, rows)
         provenance = {"command": request.command, "versions": versions(), "in_dist": table.sets[0]}
         for stem, figure in outcome.figures:
-            for path in style.save(figure(), run.path / "figures" / stem, provenance=provenance):
+            for path in style.save(figure(), run.path / "figures" / stem, ("png", "pdf", "svg"), provenance=provenance):
                 run.add(path)
         missed = _missed(table, request)
         about = {
@@ -101,6 +102,7 @@ def from_table(request: Request, runtime: Runtime) -> Measured:
             "skipped": len(table.skipped),
             "timings": {"total": round(time.perf_counter() - started, 3)},
         }
+        run.add(page.build(run.path, about | {"files": run.files}))
         run.finish(about)
         document = {
             "out": str(run.path),

@@ -25,6 +25,7 @@ from gradlens.depths.find import Depths, find_depths
 from gradlens.errors import InputError, ModelError
 from gradlens.figures.style import save
 from gradlens.records import CamStack, LoadedModel, MapStatus, Skipped
+from gradlens.report import page
 from gradlens.runtime import Runtime, versions, whole_file
 from gradlens.shift.tables import skipped_rows, write_csv
 from gradlens.workflows.run_folder import RunFolder
@@ -125,7 +126,9 @@ def cam(request: CamRequest, runtime: Runtime, folder: Path) -> CamRun:
         for path in (*run.figures, *run.maps):
             place.add(path)
         write_csv(place.file("skipped.csv"), ("path", "reason"), skipped_rows(run.skipped))
-        place.finish({**made, "seconds": time.perf_counter() - started, **run.document()})
+        told = {**made, "seconds": time.perf_counter() - started, **run.document()}
+        place.add(page.build(place.path, told | {"files": place.files}))
+        place.finish(told)
     return run
 
 
