@@ -58,6 +58,7 @@ class Runtime:
         device = self.device
         if device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{processes.local % torch.cuda.device_count()}"
+            torch.cuda.set_device(device)
         quiet = self.quiet or not processes.first
         return replace(self, device=device, quiet=quiet, processes=processes)
 

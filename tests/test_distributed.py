@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,3 +266,46 @@ def test_a_rank_computes_only_its_share(place: Path, tmp_path: Path, monkeypatch
     ]
     ids = [name for share in shares for name in share.predictions.ids]
     assert sorted(ids) == sorted({s.id for s in images.samples} - {"ash/69.png"})
+
+
+def shard(place: Path, out: Path, *more: str) -> tuple[int, str]:
+    """The command in this process; exit code and what it said."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as left:
+        main([*options(place, out), *more])
+    return int(left.value.code or 0), said.getvalue()
+
+
+def test_a_merge_says_which_shards_are_missing_or_of_another_evaluation(
+    place: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing: one line, and nothing is computed in their place. Doubled: every image counts once."""
+    monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(leave, "draw", lambda *_: None)
+    out = tmp_path / "run"
+    assert shard(place, out, "--shard", "2/3")[0] == 0
+    code, said = shard(place, out)
+    assert code == 1
+    assert said.strip().count("\n") == 0
+    assert "expected the outputs of 3 shards, 2 are missing or unfinished: 1/3, 3/3; run --shard 1/3" in said
+    for i in ("1/3", "3/3", "3/3", "1/2"):  # one twice, and one of another partition
+        assert shard(place, out, "--shard", i)[0] == 0
+    code, said = shard(place, out)
+    assert code == 0, said
+    assert "shards of 2 and of 3 lie in" in said
+    assert tables(out) == alone
+
+
+def test_shards_of_two_evaluations_are_not_merged(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path / "cache"))
+    assert shard(place, tmp_path / "run", "--shard", "1/2")[0] == 0
+    shutil.copytree(place / "few", tmp_path / "others")
+    other = options(place, tmp_path / "run")
+    other[other.index("--probe") + 1] = str(tmp_path / "others")
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as left:
+        main([*other, "--shard", "2/2"])
+    assert left.value.code in (None, 0), said.getvalue()
+    code, text = shard(place, tmp_path / "run")
+    assert code == 1
+    assert "expected shards of one evaluation" in text

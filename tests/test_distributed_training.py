@@ -18,7 +18,7 @@ from gradlens.processes import ALONE, Processes, together
 from gradlens.runtime import Runtime, seed_everything
 from gradlens.train import loop
 from gradlens.train.images import Images
-from gradlens.train.parallel import synchronised, weight_of_share
+from gradlens.train.parallel import in_parallel, synchronised, weight_of_share
 from gradlens.train.settings import Recipe
 
 PER_BATCH = 17  # an odd number: the shares of two and of three processes are uneven
@@ -174,3 +174,9 @@ def test_batch_norms_are_synchronised_on_cuda_and_themselves_afterwards() -> Non
         inside.running_mean.add_(1)
     assert module[1][0] is norm
     assert norm.running_mean.tolist() == [1.0] * 4
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(TrainingError, match="this-host has 2; use torchrun --nproc-per-node 2"):
+        in_parallel(Tiny(), torch.device("cuda"), Processes(2, 3, local=2, host="this-host"))

@@ -38,6 +38,14 @@ def _shard(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return int(i), int(n)
 
 
+def _count(text: str) -> int:
+    """A positive whole number, which may be written as ``1e8``."""
+    number = float(text)
+    if not (1 <= number < 1e15 and number == int(number)):
+        raise ValueError(text)
+    return int(number)
+
+
 FRACTION = click.FloatRange(0, 1)
 
 
@@ -52,7 +60,7 @@ Examples:
   gradlens shift-eval --unlabelled downloads/photos
   gradlens shift-eval --accuracies zoo.csv --in-dist imagenet --probe imagenet-v2
   gradlens shift-eval --list-analyses
-  gradlens shift-eval --plan
+  gradlens shift-eval --plan --plan-images 1e8 --plan-models 50 --plan-devices 8
   torchrun --nproc-per-node 4 -m gradlens shift-eval --out runs/shared
 """,
 )
@@ -162,12 +170,23 @@ Examples:
     "a run without it merges the shards that lie in its --out or in the cache.",
 )
 @click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="Run every model × set as a task of a Ray cluster: HOST:PORT, auto, or local:N; --out must be seen by all.",
+)
+@click.option(
     "--stream",
     is_flag=True,
     help="Read --in-dist and --probe once, in order, and keep counts instead of predictions: for sets too large to "
     "keep (.tar and .parquet with braces, hf:). Pairs, analyses and maps are not done.",
 )
 @click.option("--plan", "only_plan", is_flag=True, help="Measure on a few images what it would cost, and run nothing.")
+@click.option(
+    "--plan-images", type=_count, metavar="N", help="With --plan: also what N images would cost (1e8 will do)."
+)
+@click.option("--plan-models", type=_count, metavar="N", help="With --plan: also what N models like these cost.")
+@click.option("--plan-devices", type=_count, metavar="N", help="With --plan: also on N devices like this one.")
 @zoo_option
 @weights_option
 @out_option
@@ -201,8 +220,12 @@ def command(
     max_drop: float | None,
     min_accuracy: float | None,
     shard: tuple[int, int] | None,
+    cluster: str | None,
     stream: bool,
     only_plan: bool,
+    plan_images: int | None,
+    plan_models: int | None,
+    plan_devices: int | None,
     zoo: Path | None,
     weights: str | None,
     out: Path | None,
@@ -230,6 +253,9 @@ def command(
         _only_counts(ctx)
     if world > 1 and shard is not None:
         raise click.UsageError("--shard is for job arrays; under torchrun the processes share the images themselves.")
+    if cluster is not None and (world > 1 or shard is not None or stream or predictions):
+        raise click.UsageError("--ray runs models over images by itself: leave out --shard, --stream, --predictions "
+                               "and torchrun.")  # fmt: skip
     share = world > 1 and not (only_list or only_plan or predictions or accuracies)
     if rank and not share:
         return  # no network is run over images, so there is nothing to share: the first process does it alone
@@ -238,6 +264,8 @@ def command(
         return
     if accuracies is not None:
         _only_a_table(ctx)
+    if not only_plan and (plan_images or plan_models or plan_devices):
+        raise click.UsageError("--plan-images, --plan-models and --plan-devices go with --plan.")
     leaves_nothing = only_plan or shard is not None or rank > 0
     request = Request(
         out=Path() if leaves_nothing else run_folder("shift-eval", out),
@@ -276,14 +304,17 @@ def command(
     if only_plan:
         from gradlens.workflows.measure.plan import plan
 
-        planned = plan(request, runtime)
+        planned = plan(request, runtime, plan_images, plan_models, plan_devices)
         if as_json:
             print_json(planned.document())
         else:
             click.echo(planned.text())
         return
     if shard is not None:
+        from gradlens.workflows.measure.sharing import mark_done
+
         evidence = run_shard(request, runtime)
+        mark_done(request, evidence)
         count = sum(len(p) for p in evidence.predictions.values())
         if as_json:
             print_json({"shard": list(shard), "models": [m.name for m in evidence.models], "predictions": count})
@@ -306,6 +337,14 @@ def command(
         if measured is None:
             return
     else:
+        if cluster is not None:
+            from gradlens.workflows.measure.cluster import spread
+
+            request = spread(replace(request, shards=request.out / "shards"), runtime, cluster)
+        elif (request.out / "shards").is_dir():
+            from gradlens.workflows.measure.sharing import check_shards
+
+            check_shards(request, runtime)
         measured = shift_eval(request, runtime)
     if as_json:
         print_json(measured.document)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from gradlens.errors import TrainingError
 from gradlens.processes import Processes
 from gradlens.runtime import Runtime
 
@@ -27,9 +28,17 @@ def in_parallel(module: nn.Module, device: torch.device, processes: Processes) -
         module: on ``device``, with what learns in this phase set to.
         device: of this process.
         processes: those that train together.
+
+    Raises:
+        TrainingError: there are more processes on this machine than GPUs.
     """
     if not processes.several:
         return module
+    if device.type == "cuda" and processes.local >= torch.cuda.device_count():
+        raise TrainingError(
+            f"expected a GPU for each process, and {processes.host} has {torch.cuda.device_count()}; "
+            f"use torchrun --nproc-per-node {torch.cuda.device_count()}"
+        )
     # a static graph may leave parameters unused, as auxiliary heads are
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids, static_graph=True)

@@ -89,6 +89,25 @@ def from_models(request: Request, runtime: Runtime, run: RunFolder | None) -> Ev
     return evidence
 
 
+def run_one(request: Request, model: str, spec: str, runtime: Runtime, outputs: store.OutputStore) -> int:
+    """Run one model over the labelled images of one set (all images of one without labels) into a store.
+
+    Returns:
+        How many images have an answer there now.
+
+    Raises:
+        GradlensError: one of them cannot be had.
+    """
+    image_set = open_source(spec, offline=runtime.offline, runtime=runtime)
+    if spec in request.unlabelled:
+        (image_set,) = unlabelled_sets(replace(request, unlabelled=(spec,)), (), runtime)
+    else:
+        image_set = _labelled(image_set, [])
+    loaded = load_models(request, [model], runtime)
+    (answers,) = predict(loaded, image_set, runtime, outputs, fresh=request.fresh)
+    return len(answers.predictions)
+
+
 def _deviation(
     models: Sequence[LoadedModel], image_set: ImageSet, evidence: Evidence, request: Request, runtime: Runtime
 ) -> str:

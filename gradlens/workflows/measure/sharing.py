@@ -1,4 +1,7 @@
-"""One evaluation by several processes: each runs the models on its share of the images, the first merges and scores.
+"""One evaluation by several processes: each runs the models on its share of the images, one merges and scores.
+
+They start together (torchrun, :func:`share_out`) or each by itself as a job array does (``--shard I/N``); of the latter
+each leaves a mark when it is done, so that a merge cannot be started too early without a word.
 
 The shares are those of ``--shard``: each ``world``-th image from the ``rank``-th on, so that every image belongs to
 exactly one process. (PyTorch's ``DistributedSampler`` fills up uneven shares with images that then count twice.) The
@@ -8,6 +11,8 @@ outputs meet in the store, by image, and what is there already is not run again.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +20,10 @@ from uuid import uuid4
 
 from gradlens.errors import InputError
 from gradlens.processes import Processes
-from gradlens.runtime import Runtime, cache_dir
+from gradlens.runtime import Runtime, cache_dir, whole_file
 from gradlens.workflows.measure import run_shard
 from gradlens.workflows.measure.computed import image_sets, load_models, unlabelled_sets
-from gradlens.workflows.measure.evidence import Request
+from gradlens.workflows.measure.evidence import Evidence, Request
 from gradlens.zoo import checkpoints
 
 
@@ -55,6 +60,55 @@ def share_out(request: Request, runtime: Runtime) -> Request:
     run_shard(replace(request, shard=(processes.rank + 1, processes.world)), runtime)
     processes.meet()
     return replace(request, fresh=False)
+
+
+def mark_done(request: Request, evidence: Evidence) -> None:
+    """Leave word, in the folder where shards meet, that the shard of a request is done; in the cache none is left."""
+    if request.shard is None or request.shards is None:
+        return
+    i, n = request.shard
+    told = {
+        "models": {m.name: m.weights for m in evidence.models},
+        "sets": {s.name: s.fingerprint for s in (*evidence.sets, *evidence.unlabelled)},
+    }
+    with whole_file(request.shards / f"done-{i}-of-{n}.json") as part:
+        part.write_text(json.dumps(told, sort_keys=True), encoding="utf-8")
+
+
+def check_shards(request: Request, runtime: Runtime) -> None:
+    """Before a merge: are the shards of a job array complete, and of one evaluation?
+
+    Raises:
+        InputError: a shard is missing, or shards are of different models or images.
+    """
+    marks = sorted(request.shards.glob("done-*-of-*.json")) if request.shards is not None else []
+    done: dict[int, set[int]] = {}
+    told: dict[str, list[str]] = {}
+    for mark in marks:
+        if found := re.fullmatch(r"done-(\d+)-of-(\d+)\.json", mark.name):
+            done.setdefault(int(found[2]), set()).add(int(found[1]))
+            told.setdefault(mark.read_text(encoding="utf-8"), []).append(f"{found[1]}/{found[2]}")
+    if not done:
+        return
+    if len(told) > 1:
+        different = " and ".join(", ".join(shards) for shards in told.values())
+        raise InputError(
+            f"{request.shards}: expected shards of one evaluation, but {different} were run with different models or "
+            "on different images; give each evaluation its own --out"
+        )
+    missing = {n: sorted(set(range(1, n + 1)) - there) for n, there in done.items()}
+    if all(missing.values()):
+        n = min(missing, key=lambda n: len(missing[n]))
+        listed = ", ".join(f"{i}/{n}" for i in missing[n][:8]) + (", ..." if len(missing[n]) > 8 else "")
+        are = "is" if len(missing[n]) == 1 else "are"
+        raise InputError(
+            f"{request.shards}: expected the outputs of {n} shards, {len(missing[n])} {are} missing or unfinished: "
+            f"{listed}; run --shard {missing[n][0]}/{n} again (it goes on where it was), "
+            "or remove done-*.json there to have the rest computed here"
+        )
+    if len(done) > 1:
+        several = " and of ".join(map(str, sorted(done)))
+        runtime.say(f"note: shards of {several} lie in {request.shards}; every image counts once")
 
 
 def _see_one_folder(folder: Path, processes: Processes) -> None:
