@@ -88,8 +88,10 @@ def visit(chromium: Browser) -> Iterator[Callable[..., Tab]]:
         context.close()
 
 
-def violations(page: Page) -> list[str]:
-    """What axe finds wrong with a page, one line per element: rule, element, what to do."""
+def violations(page: Page, within: str | None = None) -> list[str]:
+    """What axe finds wrong with a page, or with what a selector picks of it, one line per element: rule, element, what
+    to do.
+    """
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: the extra 'test'")
-    found = axe.Axe().run(page).response["violations"]
+    found = axe.Axe().run(page, context=within).response["violations"]
     return [f"{v['id']}: {n['html'][:160]} ({n['failureSummary']})" for v in found for n in v["nodes"]]

@@ -237,7 +237,7 @@ def test_answers_outside_the_set_are_columns_of_their_own() -> None:
         ("a", 6, [1, 3, 2]),
     ]
     assert (found.images, found.wrong) == (7, 4)
-    assert found.pairs[:2] == ("a taken for x 2 times of 6 (33.3 %)", "a taken for b once of 6 (16.7 %)")
+    assert tuple(map(plain, found.pairs[:2])) == ("a taken for x 2 times of 6 (33.3 %)", "a taken for b once of 6 (16.7 %)")
 
 
 def test_many_classes_show_the_most_confused_pairs_only() -> None:
@@ -308,7 +308,7 @@ def test_a_run_without_these_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("costs.csv", "model,parameters\nvehicles/vit,3\n", "row 1: expected a column 'flops'"),
+        ("costs.csv", "model,parameters\nvehicles/vit,3\n", "row 1: expected a column 'device'"),
         ("costs.csv", ",".join(COSTS) + "\nvehicles/vit,x,1,1,1,1,1,cpu,1\n", "a number under 'parameters', got 'x'"),
         ("costs.csv", ",".join(COSTS) + "\nvehicles/vit,-1,1,1,1,1,1,cpu,1\n", "at least 0 under 'parameters'"),
         ("depths.csv", ",".join(DEPTHS) + "\nvehicles/vit,a,a,0,1,8x0x8,NCHW,1,1\n", "a shape such as 64x8x8"),
@@ -455,5 +455,5 @@ def test_browser_models_fit_and_can_be_read_by_all(
         "document.querySelectorAll('details.model[open] details, details.columns').forEach(d => d.open = true)"
     )
     assert tab.page.evaluate("document.scrollingElement.scrollWidth") <= width
-    assert browser.violations(tab.page) == []
+    assert browser.violations(tab.page, "[aria-labelledby=models], details.model[open]") == []
     assert tab.complaints == []

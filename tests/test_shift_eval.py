@@ -226,6 +226,32 @@ def test_pairs_and_classes(finished: tuple[Path, dict[str, Any]]) -> None:
     assert len(per_class) == 2 * (6 + 6 + 4)
 
 
+def test_costs_depths_cards_and_counts_are_those_of_the_models(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    costs = {r["model"]: r for r in read(folder / "costs.csv")}
+    depths = read(folder / "depths.csv")
+    assert list(costs) == ["trees/one", "trees/two"]
+    for name, row in costs.items():
+        loaded = checkpoints.load_folder(folder.parent / "zoo" / name, name)
+        assert int(row["parameters"]) == sum(p.numel() for p in loaded.module.parameters())
+        state = [*loaded.module.parameters(), *loaded.module.buffers()]
+        assert int(row["size_bytes"]) == sum(t.numel() * t.element_size() for t in state)
+        assert 0 < float(row["latency_ms"]) <= float(row["latency_p95_ms"])
+        own = [r for r in depths if r["model"] == name]
+        assert [r["path"] for r in own].count("") == 1  # the last stretch, to the logits
+        assert own[-1]["depth"] == "head"
+        assert sum(int(r["parameters"]) for r in own) == int(row["parameters"])
+        assert sum(int(r["flops"]) for r in own) == int(row["flops"])
+        card = json.loads((folder / "cards" / f"{name.replace('/', '--')}.json").read_text())
+        assert card == {"model": name, **json.loads(json.dumps(dict(loaded.card)))}
+    counts = read(folder / "confusion.csv")
+    for row in read(folder / "per_class.csv"):
+        own = [r for r in counts if all(r[k] == row[k] for k in ("model", "dataset", "class"))]
+        assert sum(int(r["n"]) for r in own) == int(row["n"])
+        right = sum(int(r["n"]) for r in own if r["predicted"] == r["class"])
+        assert right / int(row["n"]) == pytest.approx(float(row["recall"]))
+
+
 def test_run_json_says_what_was_run(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = finished
     about = json.loads((folder / "run.json").read_text())

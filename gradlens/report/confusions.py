@@ -86,4 +86,4 @@ def confusion(
 
 def _in_words(true: str, said: str, n: int, images: int) -> str:
     times = "once" if n == 1 else f"{n:,} times"
-    return f"{true} taken for {said} {times} of {images:,} ({tables.percent(n / images)} %)"
+    return f"{true} taken for {said} {times} of {images:,} ({tables.percent(n / images)}\N{NO-BREAK SPACE}%)"
