@@ -3,7 +3,8 @@
     python docs/run.py build/pages docs/tutorial.md docs/gallery.md
 
 Pictures whose path begins with ``runs/`` are what a page's own commands leave; they must be there afterwards, and the
-build of the documentation takes them from there. A page whose code has not changed since is not run again.
+build of the documentation takes them from there. A step is not run again in the same folder unless it or one before it
+has changed.
 """
 
 from __future__ import annotations
@@ -39,42 +40,42 @@ def steps(text: str) -> list[list[str]]:
 
 
 def follow(page: Path, folder: Path) -> None:
-    """Run a page in ``folder``.
+    """Run a page in ``folder``, from the first step on that was not run there.
 
     Raises:
         RuntimeError: a step failed, or a picture that the page shows was not made.
     """
     text = page.read_text(encoding="utf-8")
     todo = steps(text)
+    history = hashlib.sha256()
     for i, step in enumerate(todo, 1):
+        history.update(repr(step).encode())
+        mark = folder / f"{history.hexdigest()[:16]}.done"
+        if mark.exists():
+            continue
+        what = shlex.join(step[1:])
         done = subprocess.run(  # noqa: S603 (a page's own commands)
             step, cwd=folder, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"}, check=False
         )
         if done.returncode:
-            what = shlex.join(step[1:])
-            raise RuntimeError(
-                f"{page.name}, step {i} of {len(todo)}:\n{what}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-            )
+            said = done.stdout[-2000:] + done.stderr[-4000:]
+            raise RuntimeError(f"{page.name}, step {i} of {len(todo)}:\n{what}\n{said}")
+        mark.touch()
     if absent := [name for name in _PICTURE.findall(text) if not (folder / name).is_file()]:
         raise RuntimeError(f"{page.name} shows {absent[0]}, which none of its commands made")
 
 
 def main() -> None:
-    """Follow the pages that are named, where that was not done."""
+    """Follow the pages that are named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("pages", nargs="+", type=Path)
     asked = parser.parse_args()
     for page in asked.pages:
         folder = asked.folder / page.stem
-        text = page.read_text(encoding="utf-8")
-        mark = folder / f"{hashlib.sha256(repr((steps(text), _PICTURE.findall(text))).encode()).hexdigest()[:16]}.done"
-        if mark.exists():
-            continue
         folder.mkdir(parents=True, exist_ok=True)
         print(f"following {page} in {folder}", flush=True)
         follow(page.resolve(), folder)
-        mark.touch()
 
 
 if __name__ == "__main__":
