@@ -10,7 +10,7 @@ from typing import Any
 from gradlens.errors import InputError
 from gradlens.report import page
 from gradlens.runtime import Runtime
-from gradlens.workflows.measure import costs, leave, published, questions
+from gradlens.workflows.measure import leave, published, questions
 from gradlens.workflows.measure.analyses import ANALYSES, Analysis, Outcome, Subject, analyse, chosen
 from gradlens.workflows.measure.evidence import Evidence, ModelInfo, Request, SetInfo
 from gradlens.workflows.measure.score import Findings, score
@@ -73,16 +73,23 @@ def shift_eval(
         outcomes = analyse(subject, more)
         answers = questions.rows(subject, outcomes)
         measuring = time.perf_counter()
-        cost = costs.measure(evidence, runtime)
+        cost = None
+        if evidence.networks:
+            from gradlens.workflows.measure import costs  # torch is not needed to score a table
+
+            cost = costs.measure(evidence, runtime)
+            found = replace(found, notes=[*found.notes, *cost.notes])
         found = replace(found, marks=_once([found.marks, *(o.marks for o in outcomes.values())]))
-        found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values()), cost.notes]))
+        found = replace(found, notes=_once([found.notes, *(o.notes for o in outcomes.values())]))
         for mark in found.marks:
             runtime.say(f"warning: {mark}")
         for note in found.notes:
             runtime.say(f"note: {note}")
         writing = time.perf_counter()
         leave.write_tables(run, evidence, found, request)
-        costs.write(run, cost)
+        leave.write_paper_tables(run, evidence, found, outcomes, request)
+        if cost is not None:
+            costs.write(run, cost)
         analyses = leave.write_outcomes(run, outcomes, answers, {a.name: a for a in (*ANALYSES.values(), *more)})
         leave.draw(run, evidence, found, outcomes, request, runtime)
         picturing = time.perf_counter()
