@@ -13,12 +13,13 @@ BIN = $(VENV)/bin
 PEERS = $(BIN)/python -m pip install --quiet --no-deps grad-cam ttach -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs doctor build constraints clean
+.PHONY: help demo test test-all soak lint docs doctor build constraints clean
 
 help:
 	@echo "make demo         the whole story on the data that comes with it"
 	@echo "make test         the tests, in under ten minutes (ARGS='-k depths' for some)"
 	@echo "make test-all     the slow ones too: every full-size architecture, the studies"
+	@echo "make soak         by hand: 20,000 broken inputs, bombs, coverage-guided fuzzing, the whole fault matrix"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make docs         the documentation, into build/site; makes its pictures by following its pages"
 	@echo "make doctor       is this installation sound?"
@@ -34,6 +35,12 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -e ".[soak]" -c constraints.txt
+	$(BIN)/python benchmarks/fuzz.py --inputs 20000 --out build/fuzz.json
+	$(BIN)/python benchmarks/fuzz_guided.py --seconds 60
+	$(BIN)/python -m pytest tests/fuzz tests/test_hostile.py tests/test_faults.py tests/test_killed.py $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -294,7 +295,41 @@ def _cache() -> Finding:
     except OSError as err:
         return Finding("fail", f"{err.filename}: {err.strerror}", fix)
     refusal = _refusal(folder)
-    return Finding("fail", refusal, fix) if refusal else Finding("ok", str(folder))
+    if refusal:
+        return Finding("fail", refusal, fix)
+    size = cache_size()
+    return Finding("ok", f"{folder}: {size / 1e9:.2f} GB" + ("; gradlens doctor --prune empties it" if size else ""))
+
+
+KEPT = ("outputs", "sets", "torchvision")
+"""Folders of the cache that can be made or fetched again; what else lies there (consent to code) is no copy."""
+
+
+def cache_size() -> int:
+    """Bytes in the cache folder that :func:`prune` would free."""
+    return sum(path.stat().st_size for name in KEPT for path in (cache_dir() / name).rglob("*") if path.is_file())
+
+
+def prune(days: float = 0.0) -> tuple[int, int]:
+    """Remove files of the cache that nobody wrote or read for some days; runs make again what they miss.
+
+    A rendered set goes as a whole. A run that is under way keeps what it has opened, and computes the rest again.
+
+    Returns:
+        (files removed, bytes freed).
+    """
+    before = time.time() - days * 86_400
+    files = freed = 0
+    for name in KEPT:
+        for entry in sorted((cache_dir() / name).glob("*")):
+            inside = [p for p in (entry.rglob("*") if entry.is_dir() else [entry]) if p.is_file()]
+            if any(max(p.stat().st_mtime, p.stat().st_atime) > before for p in inside):
+                continue
+            files, freed = files + len(inside), freed + sum(p.stat().st_size for p in inside)
+            aside = entry.with_name(f".{entry.name}.removed")  # gone in one step: no reader sees a part of it
+            entry.rename(aside)
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    return files, freed
 
 
 @CHECKS.register("hub cache")

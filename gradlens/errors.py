@@ -105,7 +105,7 @@ class ThresholdMissed(GradlensError):
 
 
 def one_line(text: str, most: int = LONGEST) -> str:
-    """``text`` with line ends as blanks, what does not print as escapes (``\\x1b``), and its middle left out if long."""
+    """``text`` with line ends as blanks, what does not print as escapes (``\\x1b``), its middle left out if long."""
     if not text.isprintable():
         text = " ".join(text.split()) if "\n" in text or "\r" in text else text
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -16,17 +16,31 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 Examples:
   gradlens doctor
   gradlens doctor --json
+  gradlens doctor --prune
+  gradlens doctor --prune --unused-for 30
 """
+)
+@click.option("--prune", is_flag=True, help="Empty the cache of outputs and rendered or fetched images instead.")
+@click.option(
+    "--unused-for", type=click.FloatRange(0), default=0.0, metavar="DAYS", help="With --prune: only what was not used."
 )
 @json_option
 @config_option
-def command(as_json: bool) -> None:
+def command(prune: bool, unused_for: float, as_json: bool) -> None:
     """Check this installation: libraries that must fit together, folders, device, zoo. Each fault with its fix.
 
-    Exits with 1 when something will not work.
+    Exits with 1 when something will not work. The cache is never pruned by itself: its size is shown, and --prune
+    removes what can be computed again.
     """
     from gradlens import __version__, doctor
 
+    if prune:
+        files, freed = doctor.prune(unused_for)
+        if as_json:
+            print_json({"files": files, "bytes": freed})
+        else:
+            click.echo(f"{files:,} files removed, {freed / 1e9:.2f} GB freed; {doctor.cache_size() / 1e9:.2f} GB kept")
+        return
     findings = doctor.examine()
     if as_json:
         print_json(

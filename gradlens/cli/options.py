@@ -23,7 +23,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> 
         return None
     try:
         table = tomllib.loads(value.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise click.BadParameter(f"{value} is not TOML: {err}") from None
     root = ctx.find_root()
     if isinstance(root.command, click.Group):
@@ -85,7 +85,8 @@ model_option = click.option(
     "models",
     multiple=True,
     metavar="NAME",
-    help="Model: zoo name, glob, 'all', folder, timm:NAME, torchvision:NAME, hf:REPO, FILE.py:FACTORY (repeatable).",
+    help="Model: zoo name, glob, 'all', folder, timm:NAME, torchvision:NAME, hf:REPO, FILE.py:FACTORY, whose code runs "
+    "(repeatable).",
 )
 weights_option = click.option(
     "--weights", default=None, metavar="FILE|pretrained|random", help="Weights for a model that is not in the zoo."

@@ -185,6 +185,34 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 @command.command(
+    "trust",
+    epilog="""\b
+Examples:
+  gradlens zoo trust mine/resnet20
+  gradlens zoo trust path/to/checkpoint
+""",
+)
+@click.argument("name")
+@_light_options
+def trust_command(name: str, zoo: Path | None, as_json: bool) -> None:
+    """Agree to run the Python code that the checkpoint NAME brings.
+
+    A checkpoint whose network a Python file builds runs that file when it is loaded, with all your rights. One that
+    you trained or imported here is trusted; one that came from elsewhere is refused until you have read its file and
+    agreed. What is agreed to is the file's content: one byte more, and it is asked for again.
+    """
+    from gradlens.workflows.zoo import trust
+
+    files = trust(name, zoo)
+    if as_json:
+        print_json({"models": [{"name": name, "trusted": list(map(str, files))}]})
+    for file in files if not as_json else ():
+        click.echo(f"{file} may run")
+    if not files:
+        click.echo(f"{name} brings no code; there is nothing to agree to", err=True)
+
+
+@command.command(
     "verify",
     epilog="""\b
 Examples:
@@ -373,8 +401,9 @@ def import_command(
 
     Weights nested under state_dict, model or ema, with module. and the like before their names, or in half precision
     are understood. They must fit the architecture wholly: what is missing, unexpected or mis-shaped is listed, and
-    nothing is written. FACTORY is called as FACTORY(num_classes=K, ...) and returns a module; FILE.py is copied into
-    the checkpoint, so it must stand alone.
+    nothing is written. FACTORY is called as FACTORY(num_classes=K, ...) and returns a module; FILE.py is the one place
+    where code of yours runs. It is copied into the checkpoint, so it must stand alone; on another machine it runs
+    after gradlens zoo trust NAME.
     """
     from gradlens.records import Preprocess
     from gradlens.workflows.zoo import ImportRequest, import_model

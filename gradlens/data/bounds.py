@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 
 from gradlens.errors import InputError
 
-VALUES_PER_BYTE = 64  # of a Parquet file; predictions of fifty models take one to three, constants compressed away
-FREE_VALUES = 2_000_000
+ROWS_PER_BYTE = 4  # of a Parquet file; an image's number, label and prediction take a byte or more together
+FREE_ROWS = 1_000_000
+VALUES_PER_BYTE = 64  # in columns of lists; rounded probabilities of 1,000 classes are mostly zeros
+FREE_VALUES = 16_000_000
 TEXT_BYTES = 2**30  # of one column of text
 GROUP_BYTES = 2**30  # of the encoded images of one row group
+MOST_CLASSES = 200_000  # a wild label without class names must not become a billion of them
 ARCHIVE_BYTES = 2**34  # of one array of a NumPy archive
 INFLATED = 200  # times its compressed size, beyond which an array of more than FREE_BYTES is a bomb
 FREE_BYTES = 2**28
@@ -31,14 +34,17 @@ def check_parquet(path: Path, metadata: pq.FileMetaData) -> None:
         InputError: it does.
     """
     size = path.stat().st_size
-    most = FREE_VALUES + VALUES_PER_BYTE * size
+    if metadata.num_rows > FREE_ROWS + ROWS_PER_BYTE * size:
+        raise InputError(
+            f"{path}: {size:,} bytes claim {metadata.num_rows:,} rows; it is damaged, or made to fill the memory"
+        )
     for column in range(metadata.num_columns):
         values = sum(metadata.row_group(group).column(column).num_values for group in range(metadata.num_row_groups))
-        if max(values, metadata.num_rows) > most:
+        if values > FREE_VALUES + VALUES_PER_BYTE * size:
             name = metadata.schema.column(column).path
             raise InputError(
-                f"{path}: {size:,} bytes claim {max(values, metadata.num_rows):,} values in column {name!r}; "
-                "it is damaged, or made to fill the memory"
+                f"{path}: {size:,} bytes claim {values:,} values in column {name!r}; it is damaged, or made to fill "
+                "the memory"
             )
 
 
@@ -73,6 +79,19 @@ def _is_text(kind: pa.DataType) -> bool:
 def text_columns(schema: pa.Schema) -> list[str]:
     """Names of the columns of text: to be read as words and their numbers, which no file can blow up."""
     return [name for name in schema.names if _is_text(schema.field(name).type)]
+
+
+def numbered_classes(where: str | Path, highest: int) -> tuple[str, ...]:
+    """Names for labels that have none: ``0`` to ``highest``.
+
+    Raises:
+        InputError: they would be too many.
+    """
+    if highest >= MOST_CLASSES:
+        raise InputError(
+            f"{where}: label {highest} would mean {highest + 1} classes; without names the most is {MOST_CLASSES:,}"
+        )
+    return tuple(map(str, range(highest + 1)))
 
 
 def check_archive(path: Path, names: tuple[str, ...]) -> None:

@@ -210,7 +210,7 @@ def _repeats(
         try:
             with (folder / DUPLICATES).open(encoding="utf-8", newline="") as stream:
                 listed = {(row["path"], row["set"], row["repeats"]) for row in csv.DictReader(stream)}
-        except (OSError, UnicodeDecodeError, KeyError) as err:
+        except (OSError, UnicodeDecodeError, KeyError, csv.Error) as err:
             columns = ", ".join(DUPLICATE_COLUMNS)
             return [f"{folder / DUPLICATES}: expected a table with the columns {columns}; got {err!r}"]
     others: list[tuple[ImageSet, Signatures]] = []

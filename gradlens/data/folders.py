@@ -151,7 +151,7 @@ def shown(path: Path) -> str:
 
 
 def remarks_on(classes: Sequence[str], samples: Sequence[Sample]) -> Iterator[str]:
-    """What is odd about a labelled set: classes that differ by case only, classes without images."""
+    """What is odd about a labelled set: classes that differ by case only, without images, or named like a formula."""
     folded: dict[str, list[str]] = defaultdict(list)
     for c in classes:
         folded[c.casefold().strip()].append(c)
@@ -162,6 +162,18 @@ def remarks_on(classes: Sequence[str], samples: Sequence[Sample]) -> Iterator[st
     empty = [c for i, c in enumerate(classes) if i not in seen]
     if empty:
         yield f"no image of {', '.join(map(repr, empty[:8]))}" + (f" and {len(empty) - 8} more" if empty[8:] else "")
+    names = [n for n in (*classes, *(s.id for s in samples)) if is_formula(n)]
+    if names:
+        more = f" and {len(names) - 3} more" if names[3:] else ""
+        yield (
+            f"{', '.join(map(repr, names[:3]))}{more}: a spreadsheet takes that for a formula; tables keep names as "
+            "they are, so import CSV files of this run as text"
+        )
+
+
+def is_formula(name: str) -> bool:
+    """Whether a spreadsheet that opens a CSV file would compute this cell: a number with its sign is none."""
+    return name.startswith(("=", "@", "\t", "\r")) or (name[:1] in ("+", "-") and not name[1:2].isdigit())
 
 
 def _files(folder: Path, deep: bool) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gradlens.data.decode import decode, decode_mask
+from gradlens.data.room import ROOM
 from gradlens.errors import InputError
 from gradlens.records import Role, Sample, Skipped
 from gradlens.runtime import Runtime
@@ -102,7 +103,10 @@ class ImageSet:
             InputError: it cannot be decoded.
         """
         encoded = self.store.encoded(self.rows[i])
-        return encoded if isinstance(encoded, np.ndarray) else decode(encoded, self.path(i))
+        if isinstance(encoded, np.ndarray):
+            return encoded
+        with ROOM.for_image(encoded, self.path(i)):
+            return decode(encoded, self.path(i))
 
     def mask(self, i: int) -> np.ndarray | None:
         """The object's mask of image ``i``: bool (H, W), or ``None`` where there is none.
@@ -111,7 +115,10 @@ class ImageSet:
             InputError: there is one, and it cannot be decoded.
         """
         path = self.store.mask(self.rows[i])
-        return None if path is None else decode_mask(path, str(path))
+        if path is None:
+            return None
+        with ROOM.for_image(path, str(path)):
+            return decode_mask(path, str(path))
 
     def digest(self, i: int) -> str:
         """sha256 of image ``i`` as it is stored: equal for exact copies."""

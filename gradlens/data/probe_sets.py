@@ -105,7 +105,7 @@ class Manifest(BaseModel):
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: expected a probe set's manifest, but there is no such file") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
             raise InputError(f"{path}: expected TOML: {err}") from err
         try:
             return cls.model_validate(table)
@@ -217,12 +217,15 @@ def read_table(path: Path, classes: Iterable[str]) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{path}: expected a table of images as UTF-8 CSV: {err}") from err
     reader = csv.DictReader(text.splitlines())
-    header = reader.fieldnames or []
+    try:
+        header, listed = reader.fieldnames or [], list(reader)
+    except csv.Error as err:
+        raise InputError(f"{path}:{reader.line_num}: expected CSV: {err}") from err
     if missing := [c for c in ("path", "class") if c not in header]:
         raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
     classes, seen = set(classes), set()
     rows = []
-    for number, raw in enumerate(reader, start=2):
+    for number, raw in enumerate(listed, start=2):
         if None in raw or None in raw.values():
             raise InputError(f"{path}:{number}: expected {len(header)} values")
         row = {**dict.fromkeys(COLUMNS, ""), **raw}

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from gradlens.data.bounds import check_parquet, check_text, text_columns
+from gradlens.data.bounds import MOST_CLASSES, check_parquet, check_text, text_columns
 from gradlens.errors import InputError
 from gradlens.records import Predictions
 from gradlens.runtime import UNFINISHED, scratch, whole_file
@@ -35,7 +35,6 @@ K = TypeVar("K")
 
 STALE_SECONDS = 86_400.0  # nobody writes one part for a day
 IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
-MOST_CLASSES = 200_000  # a wild label in a file without class names must not become a billion of them
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ def _open(path: Path) -> tuple[pa.Table, dict[str, str]]:
 
 
 def _bounded_table(path: Path) -> pa.Table:
-    """A Parquet file's table, its text as words and their numbers; refused where it is larger than its bytes can say."""
+    """A Parquet file's table, its text as words and numbers of words; refused where it claims more than it can hold."""
     with pq.ParquetFile(path) as file:
         check_parquet(path, file.metadata)
         text = text_columns(file.schema_arrow)

@@ -197,16 +197,18 @@ def _block(columns: Sequence[Column]) -> str:
 
 def markdown_table(columns: Sequence[Column]) -> str:
     """The columns as a Markdown table; heading lines are joined."""
-    head = " | ".join(_markdown("<br>".join(c.heading)) for c in columns)
+    head = " | ".join("<br>".join(map(_markdown, c.heading)) for c in columns)
     rule = " | ".join("--:" if c.right else ":--" for c in columns)
     rows = [" | ".join(_markdown(t) for t in row) for row in zip(*(c.cells for c in columns), strict=True)]
     return "\n".join(f"| {line} |" for line in (head, rule, *rows)) + "\n"
 
 
+# a name out of somebody's files is neither a tag, a link nor the end of its cell
+_MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_|[]"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+
+
 def _markdown(text: str) -> str:
-    for mark in "\\`*_|":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    return "".join(_MARKDOWN.get(c, c) for c in text)
 
 
 def latex_table(columns: Sequence[Column], caption: str, label: str) -> str:
@@ -247,6 +249,7 @@ def latex_table(columns: Sequence[Column], caption: str, label: str) -> str:
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
+    "\n": " ",  # an empty line would end the caption or cell
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",

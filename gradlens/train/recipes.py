@@ -52,7 +52,7 @@ def read(recipe: str | Path) -> dict[str, Any]:
         raise NotFoundError("recipe", str(recipe), names(), "a recipe of your own is given by its path, FILE.toml")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")) | {"recipe": path.stem}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise TrainingError(f"{path} is not TOML: {err}") from err
 
 

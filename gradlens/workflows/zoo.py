@@ -17,7 +17,7 @@ from gradlens.runtime import Runtime
 from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
-from gradlens.zoo import checkpoints
+from gradlens.zoo import checkpoints, consent
 from gradlens.zoo.cards import Card, Score
 from gradlens.zoo.importing import import_checkpoint
 from gradlens.zoo.profile import profile
@@ -91,6 +91,19 @@ def show(name: str, zoo: Path | None = None) -> Entry:
     if not folder.is_dir():
         raise NotFoundError("model of the zoo", name, checkpoints.names(zoo), "gradlens bench looks at architectures")
     return Entry(full, folder, checkpoints.read_card(folder))
+
+
+def trust(name: str, zoo: Path | None = None) -> list[Path]:
+    """Agree to the Python files that a model of the zoo, or a checkpoint folder, brings.
+
+    Raises:
+        NotFoundError: no such model.
+        CheckpointError: its card names a file that is not in its folder.
+    """
+    files = checkpoints.code_of(show(name, zoo).folder)
+    for file in files:
+        consent.agree(file)
+    return files
 
 
 # ---------------------------------------------------------------- verify

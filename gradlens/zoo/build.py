@@ -21,6 +21,7 @@ from torch import nn
 
 from gradlens.errors import InstallationError, ModelError, NotFoundError
 
+OUTSIDE = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable"})
 PREFIXES = ("timm", "torchvision", "gradlens", "hf")
 
 
@@ -84,6 +85,8 @@ def _timm(name: str, arguments: dict[str, Any], num_classes: int) -> nn.Module:
 
     if not timm.is_model(name):
         raise NotFoundError("timm architecture", name.partition(".")[0], timm.list_models())
+    if outside := sorted(OUTSIDE & set(arguments)):
+        raise ModelError(f"timm:{name}: the argument {outside[0]!r} would read other files; an architecture needs none")
     return timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
 
 

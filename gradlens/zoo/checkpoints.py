@@ -22,6 +22,7 @@ from torch import nn
 from gradlens.errors import CheckpointError, ModelError, NotFoundError
 from gradlens.records import LoadedModel, Preprocess
 from gradlens.runtime import bundled, versions, whole_file
+from gradlens.zoo import consent
 from gradlens.zoo.build import PREFIXES, build_seeded, split_builder
 from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
 from gradlens.zoo.heads import attach
@@ -181,6 +182,7 @@ def _bring(factory: str, name: str, folder: Path) -> str:
         return factory
     with whole_file(folder / name) as path:
         shutil.copyfile(file, path)
+    consent.agree(folder / name)  # it has just run, because somebody named it
     return f"{name}:{function}"
 
 
@@ -305,7 +307,8 @@ def _timm_card(config: Mapping[str, Any], where: Path) -> Card:
     given = _mapping(config["pretrained_cfg"], where, "pretrained_cfg")
     k = config.get("num_classes", given.get("num_classes", 1000))
     labels = config.get("label_names") or given.get("label_names")
-    arguments = {key: v for key, v in _mapping(config.get("model_args") or {}, where, "model_args").items() if key != "num_classes"}
+    arguments = dict(_mapping(config.get("model_args") or {}, where, "model_args"))
+    arguments.pop("num_classes", None)
     try:
         preprocess = preprocess_of(given)
     except (TypeError, ValueError, OverflowError) as err:
@@ -349,7 +352,8 @@ def builder_of(card: Card, folder: Path) -> str:
     """The card's builder; a Python file is looked for in the checkpoint folder, where :func:`save` puts it.
 
     Raises:
-        CheckpointError: the card names a Python file that lies elsewhere: a folder may bring code, not pick it.
+        CheckpointError: the card names a Python file that lies elsewhere (a folder may bring code, not pick it), or
+            one that nobody has agreed to (:mod:`gradlens.zoo.consent`).
     """
     kind, _ = split_builder(card.builder)
     return _inside(card.builder, folder) if kind == "file" else card.builder
@@ -359,7 +363,24 @@ def _inside(factory: str, folder: Path) -> str:
     file = factory.rpartition(":")[0]
     if Path(file).name != file or "\\" in file:
         raise CheckpointError(f"{folder / CONFIG} names a Python file outside its folder: {file}")
+    consent.require(folder / file)
     return str(folder / factory)
+
+
+def code_of(folder: Path) -> list[Path]:
+    """The Python files that run when the checkpoint is loaded.
+
+    Raises:
+        CheckpointError: there is no card, or it names a file that is not in the folder.
+    """
+    card = read_card(folder)
+    named = [card.head.file] if card.head.file else []
+    if split_builder(card.builder)[0] == "file":
+        named.append(card.builder.rpartition(":")[0])
+    for file in named:
+        if Path(file).name != file or not (folder / file).is_file():
+            raise CheckpointError(f"{folder / CONFIG} names a Python file that is not in its folder: {file}")
+    return [folder / file for file in named]
 
 
 def _network(card: Card, folder: Path) -> nn.Module:

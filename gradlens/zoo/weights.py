@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -34,6 +34,7 @@ NESTS = (
     "params",
     "module",
 )
+MOST_TENSORS = 50_000  # the largest networks have a few thousand
 FREE_BYTES, SHARED = 2**26, 16  # tensors may share their numbers (tied weights), but not all with one another
 # what wrappers put before every name: DataParallel, torch.compile, AveragedModel, Lightning modules
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
@@ -182,6 +183,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file is cut short or is no safetensors file.
     """
     try:
+        with safe_open(path, "pt") as file:
+            count = len(file.keys())
+        if count > MOST_TENSORS:
+            raise CheckpointError(f"{path} holds {count:,} tensors; expected a network's, at most {MOST_TENSORS:,}")
         return dict(load_file(path))
     except FileNotFoundError:
         raise CheckpointError(f"there is no weight file {path}") from None

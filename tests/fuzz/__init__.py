@@ -1,1 +1,1 @@
-"""Fuzzing of every reader: what they read (``readers``), how valid files are broken (``mutations``), bombs (``bombs``)."""
+"""Fuzzing of every reader: what they read, how valid files are broken, and files made to exhaust memory or time."""

@@ -29,12 +29,15 @@ NUMBERS = (
     "",
 )
 TEXTS = (
-    "../../../../etc/passwd", "/etc/passwd", "C:\\x", "a" * 5000, "\0", "\x1b[2J", "\ud800", "=cmd|'/c calc'!A0", "</script>",
-    "<img src=x onerror=alert(1)>", "\\input{/etc/passwd}", "${7*7}", "{{7*7}}", "$x$", "%s%n", "\u202e", "\N{ZERO WIDTH SPACE}",
+    "../../../../etc/passwd", "/etc/passwd", "C:\\x", "a" * 5000, "\0", "\x1b[2J", "\ud800", "=cmd|'/c calc'!A0",
+    "</script>",
+    "<img src=x onerror=alert(1)>", "\\input{/etc/passwd}", "${7*7}", "{{7*7}}", "$x$", "%s%n", "\u202e",
+    "\N{ZERO WIDTH SPACE}",
     "é", "e\N{COMBINING ACUTE ACCENT}", "\r\n", ",", '"', "'", "[[", "null", "true", "{}", "[]", "",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1.5, 1e308, float("nan"), float("inf"), 10**12, 2**70, "", "x", [], {}, [[]], [None], {"x": 1}, [1] * 3,
+    None, True, 0, -1, 1.5, 1e308, float("nan"), float("inf"), 10**12, 2**70, "", "x", [], {}, [[]], [None], {"x": 1},
+    [1] * 3,
     *TEXTS,
 )  # fmt: skip
 SIZES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 100_000)

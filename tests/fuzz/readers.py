@@ -406,7 +406,7 @@ READERS: dict[str, Reader] = {
     "images: tar shard": Reader(_source("shard.tar"), _shards, ("shard.tar", "shard.tar", "classes.txt")),
     "images: NPZ": Reader(_source("images.npz"), _archives, ("images.npz",)),
     "probe set": Reader(
-        _read_probe_set, _probe_sets, ("probe.toml", "images.csv", "images.csv", "duplicates.csv"), True, 4
+        _read_probe_set, _probe_sets, ("probe.toml", "images.csv", "images.csv", "duplicates.csv"), True, 8
     ),
     "class map": Reader(_read_class_map, _class_maps, ("map.toml",), True),
     "class list": Reader(
@@ -425,7 +425,7 @@ READERS: dict[str, Reader] = {
     "cache of outputs": Reader(_read_cache_part, _kept(_cache_part), ("part.parquet",)),
     "checkpoint: card": Reader(_read_checkpoint, _kept(_checkpoints), ("config.json", "README.md"), True, 2),
     "checkpoint: network": Reader(
-        _load_checkpoint, _kept(lambda folder: _checkpoints(folder)[:1]), ("config.json", "model.safetensors"), True, 6
+        _load_checkpoint, _kept(lambda folder: _checkpoints(folder)[:1]), ("config.json", "model.safetensors"), True, 8
     ),
     "weight file": Reader(lambda folder: read_state_dict(folder / "weights"), _weights, ("weights",)),
     "training state": Reader(_read_training_state, _states, ("state.pt",), False, 2),
@@ -436,6 +436,6 @@ READERS: dict[str, Reader] = {
         _kept(_runs),
         ("run.json", "summary.csv", "gaps.csv", "per_class.csv", "pairs.csv", "skipped.csv", "figures/drift.png"),
         True,
-        8,
+        30,
     ),
 }

@@ -44,7 +44,7 @@ class ClassMap(BaseModel):
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{path}: expected a class mapping, but there is no such file") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
             raise InputError(f"{path}: expected a class mapping in TOML: {err}") from err
         except ValidationError as err:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())

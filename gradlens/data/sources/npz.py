@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradlens.data.bounds import check_archive
+from gradlens.data.bounds import check_archive, numbered_classes
 from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
@@ -92,7 +92,7 @@ def _labels(
         return names, [position[t] for t in texts]
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: expected labels as whole numbers or text, got {labels.dtype}")
-    names = tuple(map(str, classes if classes is not None else range(int(labels.max()) + 1)))
+    names = tuple(map(str, classes)) if classes is not None else numbered_classes(path, int(labels.max()))
     if labels.min() < -1 or labels.max() >= len(names):
         raise InputError(f"{path}: labels go from {labels.min()} to {labels.max()}, but there are {len(names)} classes")
     return names, [None if label == -1 else int(label) for label in labels]

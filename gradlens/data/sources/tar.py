@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradlens.data.bounds import numbered_classes
 from gradlens.data.decode import EXTENSIONS, reason
 from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
@@ -160,7 +161,7 @@ def _label(entry: _Entry, name: str) -> str | int | None:
         try:
             text = member.read().decode("utf-8").strip()
             value = json.loads(text) if ending == "json" else text
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise InputError(f"{name}.{ending}: expected a label: {reason(err)}") from err
         if isinstance(value, dict):
             value = next((value[f] for f in JSON_FIELDS if f in value), None)
@@ -184,7 +185,7 @@ def _classes(
         if file is not None:
             names = _names_in(file)
         else:
-            names = tuple(map(str, range(max(int(label) for label in known) + 1)))
+            names = numbered_classes(spec, max(int(label) for label in known))
         if bad := [label for label in known if not 0 <= int(label) < len(names)]:
             raise InputError(f"{spec}: label {bad[0]} has no name: {file or 'there'} names {len(names)} classes")
         return names, [None if label is None else int(label) for label in labels]

@@ -180,7 +180,7 @@ def _read(name: str) -> tuple[Path, dict[str, Any], dict[Scale, dict[str, Any]]]
         raise InputError(f"{path} is no file; gradlens study --list shows the studies that are there")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise InputError(f"{path} is not TOML: {err}") from err
     return path, table, {s: table.pop(s) for s in SCALES if s in table}
 
