@@ -11,6 +11,7 @@ const photographs = new Map();
 const photograph = (id) => {
   if (!photographs.has(id)) {
     const image = document.querySelector(`img[data-photo="${id}"]`);
+    image.loading = "eager"; // it may be far away from the map that is drawn over it
     photographs.set(id, image.decode().then(() => image));
   }
   return photographs.get(id);
