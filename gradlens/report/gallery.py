@@ -43,7 +43,7 @@ class Gallery:
     """Failures.
 
     Attributes:
-        cards: images, in the order in which they were chosen.
+        cards: images, the one with the surest wrong answer first.
         listed: how many images ``failures.csv`` names.
         sets, models: (name, shown) to choose from; classes, kinds: names.
         data: what the script filters by and shows, as the content of a JSON script block.
@@ -72,7 +72,7 @@ def gallery(run: Run, kept: Kept, models: Mapping[str, str], sets: Mapping[str, 
             of_image.setdefault(sample["id"], []).append(row)
     if not of_image:
         return None
-    numbers = [s["id"] for s in kept.samples if s["id"] in of_image]
+    numbers = sorted(of_image, key=lambda n: (-max(_number(r["confidence"]) or 0.0 for r in of_image[n]), n))
     said = {
         name: _said(run, kept, name, [n for n in numbers if kept.by_id[n]["dataset"] == name], models)
         for name in dict.fromkeys(kept.by_id[n]["dataset"] for n in numbers)

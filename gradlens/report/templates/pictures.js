@@ -124,7 +124,7 @@ const made = (tag, text = "", kind = "") => {
   if (kind) element.className = kind;
   return element;
 };
-const inPercent = (share) => (share === null ? "" : `${(100 * share).toFixed(1)} %`);
+const inPercent = (share) => (share === null ? "" : `${(100 * share).toFixed(1)}\u00a0%`);
 const blank = (model, status, side) => {
   const box = made("div", kept.said[model.statuses[status]] ?? model.statuses[status], "blank");
   if (side) box.style.minHeight = `${side}px`;
@@ -167,7 +167,7 @@ for (const figure of kept ? all("figure.cams") : []) {
     }
     for (const [place, [name, stride, shape]] of model.depths.entries()) {
       const column = made("div", "", "depth"), head = made("p");
-      head.append(made("b", name.replaceAll(/[._]/g, "$&\u200b")), `stride ${stride}, ${shape[1]} × ${shape[2]}`);
+      head.append(made("b", name.replaceAll(/[._]/g, "$&\u200b")), `stride ${stride}, ${shape[1]}\u00a0×\u00a0${shape[2]}`);
       column.append(head);
       for (const id of shown) {
         const cell = made("div"), [, status, ...box] = model.maps[id].find((row) => row[0] === place) ?? [place, model.statuses.indexOf("undefined")];
