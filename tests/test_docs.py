@@ -119,7 +119,8 @@ def is_quick(block: Block) -> bool:
 def any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files need not be there to tell whether a command is one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "classes.txt").write_text("robin\nwren\n")  # what --classes takes may be names or a file of them
+    for name in ("classes.txt", "names.txt"):  # what --classes takes may be names or a file of them
+        (tmp_path / name).write_text("robin\nwren\n")
     monkeypatch.setattr(click.Path, "convert", lambda self, value, parameter, context: Path(value))
 
 
@@ -138,6 +139,27 @@ def test_every_command_is_one(command: Command) -> None:
         extras = re.findall(r"\[(\w+)\]", command.text)
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(extras) <= set(known)
+
+
+def examples_of_help() -> list[Command]:
+    """The examples under ``--help``, which docs/commands.md shows."""
+    found, context = [], click.Context(cli)
+    todo = [(name, cli.get_command(context, name)) for name in cli.list_commands(context)]
+    for name, command in todo:
+        assert command is not None
+        if isinstance(command, click.Group):
+            todo += [(f"{name} {inner}", c) for inner, c in command.commands.items()]
+        text = Block(f"gradlens {name} --help", 0, "sh", command.epilog or "")
+        found += [c for c in text.commands if c.text.startswith("gradlens ")]
+    return found
+
+
+@pytest.mark.usefixtures("any_path")
+def test_every_example_of_the_help_is_a_command() -> None:
+    examples = examples_of_help()
+    assert len(examples) > 50
+    for command in examples:
+        accepted(command.words[1:])
 
 
 @pytest.mark.parametrize("command", [c for c in TOLD if c.mention], ids=label)
