@@ -34,7 +34,7 @@ from gradlens.workflows.measure.features import pooled_pass
 DISTANCE, DOUBT = "mahalanobis", "energy"
 """What warns, of the features; and what is told beside it, of the outputs."""
 
-MOST_IMAGES = 2000  # of the in-distribution set; more would move a percentile by less than it can be trusted
+MOST_IMAGES = 1000  # of the in-distribution set; one in a hundred of them is ten images
 UNLIKE, UNUSUAL = 0.01, 0.05
 
 Verdict = Literal["unlike", "unusual", "alike"]

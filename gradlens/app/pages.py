@@ -117,7 +117,11 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
             except GradlensError as err:
                 yield {problem: cards.message(str(err)), summary: "", familiar: "", found: ""}
                 return
-            yield {problem: "", familiar: "", found: cards.cards(dict.fromkeys(names), depth / 100)}
+            yield {
+                problem: "",
+                familiar: cards.render("checking.html.j2"),
+                found: cards.cards(dict.fromkeys(names), depth / 100),
+            }
             for outcomes in service.outcomes(photo, _ordered(service, names), method, target):
                 yield {found: cards.cards(outcomes, depth / 100), summary: cards.summary(outcomes)}
 
