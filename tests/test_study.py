@@ -25,7 +25,7 @@ from gradlens.runtime import Runtime
 from gradlens.shift import store
 from gradlens.workflows import study as workflow
 from gradlens.workflows.study import SECTIONS, Changes, schema
-from gradlens.workflows.study.sections.paired import paired_difference
+from gradlens.shift.pairs import paired_difference
 from gradlens.workflows.study.sections.recommendation import chosen
 from gradlens.zoo import checkpoints
 

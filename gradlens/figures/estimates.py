@@ -46,7 +46,9 @@ def estimates(guesses: Sequence[Guess], records: Sequence[Record]) -> Figure:
         rows = -(-len(best) // columns)
         per_line = max(1, int(style.PAGE_WIDTH / (0.4 + 0.062 * max(map(len, names.values())))))
         legend = 0.14 * -(-len(sets) // per_line) + 0.25
-        figure = Figure(figsize=(style.PAGE_WIDTH * columns / _COLUMNS + 0.2, rows * _PANEL + 0.45 + legend))
+        figure = Figure(
+            figsize=(min(style.PAGE_WIDTH, style.PAGE_WIDTH * columns / _COLUMNS + 0.2), rows * _PANEL + 0.45 + legend)
+        )
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for i, ax in enumerate(grid.flat):
             if i >= len(best):

@@ -13,6 +13,7 @@ from scipy.special import bdtr
 from scipy.stats import binom, false_discovery_control
 
 from gradlens.records import Predictions
+from gradlens.shift import intervals
 from gradlens.shift.metrics import on_classes
 
 
@@ -212,3 +213,26 @@ def _pair(answers: _Answers, i: int, j: int) -> Pair:
         p_bh=exact,
         family=1,
     )
+
+
+def paired_difference(one: Predictions, other: Predictions, confidence: float) -> dict[str, Any]:
+    """Accuracy of ``one`` minus that of ``other`` on the images both were scored on: Newcombe's paired interval."""
+    a, b = on_classes(one), on_classes(other)
+    right = dict(zip(b.ids, b.correct, strict=True))
+    right_a = np.array([x for i, x in zip(a.ids, a.correct, strict=True) if i in right], bool)
+    right_b = np.array([right[i] for i in a.ids if i in right], bool)
+    cells = outcomes(right_a, right_b)
+    low, high = intervals.newcombe_paired(cells.both, cells.first, cells.second, cells.neither, confidence)
+    return {
+        "dataset": one.dataset,
+        "n": cells.n,
+        "accuracy": (cells.both + cells.first) / cells.n,
+        "baseline_accuracy": (cells.both + cells.second) / cells.n,
+        "difference": (cells.first - cells.second) / cells.n,
+        "low": low,
+        "high": high,
+        "interval": intervals.label("paired Newcombe", confidence),
+        "only_variant": cells.first,
+        "only_baseline": cells.second,
+        "p_exact": mcnemar(cells.first, cells.second)[0],
+    }

@@ -17,6 +17,7 @@ from gradlens.shift.tables import Column
 from gradlens.workflows.measure import questions
 from gradlens.workflows.measure.analyses import Analysis, Outcome, lines
 from gradlens.workflows.measure.evidence import Evidence, Request
+from gradlens.workflows.measure.paper_tables import paper_tables
 from gradlens.workflows.measure.score import Findings
 from gradlens.workflows.run_folder import RunFolder
 
@@ -55,6 +56,16 @@ def write_tables(run: RunFolder, evidence: Evidence, found: Findings, request: R
         markdown = f"{about}\n\n{tables.markdown_table(columns)}" + "".join(f"\n- {r}" for r in remarks)
         _write(run, f"tables/{name}.md", markdown.rstrip() + "\n")
         _write(run, f"tables/{name}.tex", tables.latex_table(columns, " ".join([about, *found.marks]), f"tab:{name}"))
+
+
+def write_paper_tables(
+    run: RunFolder, evidence: Evidence, found: Findings, outcomes: Mapping[str, Outcome], request: Request
+) -> None:
+    """Classes, pairs of models and calibration for a paper, as Markdown and LaTeX."""
+    for table in paper_tables(evidence, found, outcomes, request, ranked(evidence, found)):
+        name = store.safe_stem(table.name)
+        _write(run, f"tables/{name}.md", f"{table.caption}\n\n{tables.markdown_table(table.columns)}")
+        _write(run, f"tables/{name}.tex", tables.latex_table(table.columns, table.caption, f"tab:{name}"))
 
 
 def _answers(evidence: Evidence, model: str, dataset: str) -> list[dict[str, Any]]:

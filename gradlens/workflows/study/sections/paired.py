@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from gradlens.figures import differences as figure
-from gradlens.records import Predictions
-from gradlens.shift import intervals, pairs
-from gradlens.shift.metrics import on_classes
+from gradlens.shift import pairs
 from gradlens.shift.tables import percent
 from gradlens.workflows.measure.analyses import Outcome
 from gradlens.workflows.study.section import Course, Trained, section
@@ -118,7 +114,7 @@ def _against_baseline(course: Course, stem: str) -> Outcome:
         own: list[dict[str, Any]] = []
         for one, other in compared:
             head = {"model": one.run.model, "variant": one.run.variant, "baseline": baseline, "seed": one.run.seed}
-            own.append(head | paired_difference(said[one.name, s.name], said[other.name, s.name], confidence))
+            own.append(head | pairs.paired_difference(said[one.name, s.name], said[other.name, s.name], confidence))
         for row, p in zip(own, pairs.holm([r["p_exact"] for r in own]), strict=True):
             rows.append(row | {"p_holm": p, "tests": len(own)})
     marks = [
@@ -134,29 +130,6 @@ def _against_baseline(course: Course, stem: str) -> Outcome:
         if len(course.study.seeds) == 1
         else [f"the figure shows the seed {course.study.seeds[0]}; the table has all"],
     )
-
-
-def paired_difference(one: Predictions, other: Predictions, confidence: float) -> dict[str, Any]:
-    """Accuracy of ``one`` minus that of ``other`` on the images both were scored on: Newcombe's paired interval."""
-    a, b = on_classes(one), on_classes(other)
-    right = dict(zip(b.ids, b.correct, strict=True))
-    right_a = np.array([x for i, x in zip(a.ids, a.correct, strict=True) if i in right], bool)
-    right_b = np.array([right[i] for i in a.ids if i in right], bool)
-    cells = pairs.outcomes(right_a, right_b)
-    low, high = intervals.newcombe_paired(cells.both, cells.first, cells.second, cells.neither, confidence)
-    return {
-        "dataset": one.dataset,
-        "n": cells.n,
-        "accuracy": (cells.both + cells.first) / cells.n,
-        "baseline_accuracy": (cells.both + cells.second) / cells.n,
-        "difference": (cells.first - cells.second) / cells.n,
-        "low": low,
-        "high": high,
-        "interval": intervals.label("paired Newcombe", confidence),
-        "only_variant": cells.first,
-        "only_baseline": cells.second,
-        "p_exact": pairs.mcnemar(cells.first, cells.second)[0],
-    }
 
 
 def _said(rows: Sequence[Mapping[str, Any]], dataset: str, alpha: float) -> str:
