@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from gradlens.records import Predictions
 from gradlens.report import model_page
 from gradlens.report.architecture import amount, architecture
 from gradlens.report.confusions import MOST_CLASSES, MOST_PAIRS, confusion
-from gradlens.report.curves import charts
+from gradlens.report.curves import charts, history_table
 from gradlens.report.model_files import read_model_files
 from gradlens.report.models import model_table
 from gradlens.report.run_files import read
@@ -237,7 +238,10 @@ def test_answers_outside_the_set_are_columns_of_their_own() -> None:
         ("a", 6, [1, 3, 2]),
     ]
     assert (found.images, found.wrong) == (7, 4)
-    assert tuple(map(plain, found.pairs[:2])) == ("a taken for x 2 times of 6 (33.3 %)", "a taken for b once of 6 (16.7 %)")
+    assert tuple(map(plain, found.pairs[:2])) == (
+        "a taken for x 2 times of 6 (33.3 %)",
+        "a taken for b once of 6 (16.7 %)",
+    )
 
 
 def test_many_classes_show_the_most_confused_pairs_only() -> None:
@@ -262,6 +266,13 @@ def test_curves_stay_in_their_frame() -> None:
         assert 3 <= len(chart.ticks) <= 7
         assert chart.kept == 320
     assert loss.alt == "Loss over epochs 1 to 3: training from 3.000 to 0.690; epoch 3 was kept"
+    shown = history_table(history, "net")
+    assert shown is not None
+    assert [[c.text for c in row] for row in shown.rows] == [
+        ["1", "50.0", "3"],
+        ["2", "50.0", "0.7"],
+        ["3", "50.0", "0.69"],
+    ]
     assert charts([{"epoch": 1, "loss": 2.0}], 1) == []  # a point is no curve
     assert charts([{"epoch": "x"}, 3, {"epoch": 1, "loss": float("nan")}], 1) == []  # type: ignore[list-item]
 
@@ -337,6 +348,16 @@ def test_a_card_of_the_wrong_kinds_is_told_as_far_as_it_goes(tmp_path: Path) -> 
     assert "Built by</dt><dd>3<" in part(tmp_path, "model-vehicles-vit")
 
 
+def test_the_index_leads_to_the_models_of_the_report(measured: tuple[Path, Said], tmp_path: Path) -> None:
+    folder, _ = measured
+    source = report.index(folder, "All", [], run=folder).read_text(encoding="utf-8")
+    assert '<a href="report.html#model-vit">vit</a>' in source
+    (folder / "index.html").unlink()
+    write_run(tmp_path, {"net": {"vehicles-test": 0.9}}, resamples=2)
+    source = report.index(tmp_path, "All", [], run=tmp_path).read_text(encoding="utf-8")
+    assert "#model-net" not in source  # there is no page of the run that it could lead to
+
+
 # -- in a browser ------------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +394,16 @@ def test_browser_follows_a_link_to_a_model(visit: Visit, measured: tuple[Path, S
     assert not tab.page.locator("#model-vit").is_visible()
     tab.page.evaluate("location.hash = 'model-vit'")
     tab.page.locator("#model-vit").wait_for(state="visible")
+
+
+def test_browser_saves_a_learning_curve(visit: Visit, measured: tuple[Path, Said]) -> None:
+    page = visit((measured[0] / "report.html").resolve().as_uri() + "#model-vit").page
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download model-vit-loss as SVG").click()
+    drawn = ElementTree.parse(waiting.value.path())
+    lines = drawn.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert [line.get("stroke") for line in lines] == ["#5b6069", "#0072b2"]  # it needs no style sheet
+    assert len((lines[0].get("points") or "").split()) == 7
 
 
 def test_browser_hides_columns(visit: Visit, measured: tuple[Path, Said]) -> None:

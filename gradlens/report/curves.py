@@ -7,9 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradlens.report.cells import Cell, Table
 from gradlens.shift import tables
 
 WIDTH, HEIGHT = 320, 150  # of the plotting area, in units of the SVG
+COLUMNS = {
+    "accuracy": ("Accuracy", "training, %"),
+    "select_accuracy": ("Accuracy", "held out, %"),
+    "loss": ("Loss", "training"),
+    "select_loss": ("Loss", "held out"),
+    "lr": ("Learning rate", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,26 @@ def charts(history: Sequence[Mapping[str, Any]], kept: int) -> list[Chart]:
     kinds = (("Accuracy", "accuracy", "select_accuracy"), ("Loss", "loss", "select_loss"))
     found = (_chart(title, history, (training, held_out), kept) for title, training, held_out in kinds)
     return [chart for chart in found if chart is not None]
+
+
+def history_table(history: Sequence[Mapping[str, Any]], shown: str) -> Table | None:
+    """The history as a table of the quantities that are in it; ``None`` where no epoch has any."""
+    known = {key: dict(_points(history, key)) for key in COLUMNS}
+    known = {key: values for key, values in known.items() if values}
+    epochs = sorted({epoch for values in known.values() for epoch in values})
+    if not epochs:
+        return None
+    rows = tuple(
+        (Cell(f"{epoch:g}", sort=epoch), *(_cell(key, known[key].get(epoch, math.nan)) for key in known))
+        for epoch in epochs
+    )
+    return Table(f"The training of {shown}, epoch by epoch", (("Epoch", ""), *(COLUMNS[key] for key in known)), rows)
+
+
+def _cell(key: str, value: float) -> Cell:
+    if math.isnan(value):
+        return Cell("–", sort=-math.inf)
+    return Cell(tables.percent(value) if "accuracy" in key else f"{value:.4g}", sort=value)
 
 
 def _chart(title: str, history: Sequence[Mapping[str, Any]], keys: tuple[str, str], kept: int) -> Chart | None:

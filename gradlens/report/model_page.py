@@ -12,7 +12,7 @@ from gradlens.report import answers
 from gradlens.report.architecture import Architecture, architecture
 from gradlens.report.cells import Cell, Table, interval, number, score_cell, title_of, value_or_lowest
 from gradlens.report.confusions import MOST_CELLS, Confusion, confusion
-from gradlens.report.curves import Chart, charts
+from gradlens.report.curves import Chart, charts, history_table
 from gradlens.report.model_files import ModelFiles
 from gradlens.report.run_files import Run
 from gradlens.shift import store, tables
@@ -70,7 +70,7 @@ class ModelPage:
         scores: a row per set.
         confusions: one per set that has counts, in distribution first.
         bars: one per score.
-        curves: of the training, none where the card has no history.
+        curves, epochs: of the training as charts and as a table, none where the card has no history.
         facts: what is known of its making, (what, value).
         architecture: ``None`` where the run recorded no depths.
     """
@@ -83,6 +83,7 @@ class ModelPage:
     confusions: tuple[Confusion, ...]
     bars: tuple[ClassBars, ...]
     curves: tuple[Chart, ...]
+    epochs: Table | None
     facts: tuple[tuple[str, str], ...]
     architecture: Architecture | None
 
@@ -104,7 +105,7 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
     for model in order:
         card = files.cards.get(model, {})
         training = _part(card, "training")
-        history = training.get("history")
+        history = _list(training.get("history"))
         kept = training.get("kept")
         found.append(
             ModelPage(
@@ -115,7 +116,8 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
                 _scores(run, model, shown[model]),
                 _confusions(run, model, files, room),
                 _bars(run, model),
-                tuple(charts(history, kept if isinstance(kept, int) else 0)) if isinstance(history, list) else (),
+                tuple(charts(history, kept if isinstance(kept, int) else 0)),
+                history_table(history, shown[model]),
                 tuple(facts(run, model, card)),
                 architecture(files.depths.get(model, ())),
             )
