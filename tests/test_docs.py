@@ -332,6 +332,13 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert [f"{name_of(page)}:{line}: {text}" for line, text in named if not (ROOT / text).exists()] == []
 
 
+def test_tables_that_are_named_are_written_by_something() -> None:
+    written = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "gradlens").rglob("*.py")))
+    named = {text for page in pages() for _, text in spans(page) if re.fullmatch(r"[a-z]+(_[a-z]+)*\.csv", text)}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if name.removesuffix(".csv") not in written] == []
+
+
 # -- and would they notice? -------------------------------------------------------------------------------------------
 
 
