@@ -178,7 +178,7 @@ def test_confusions_are_counted_both_ways(done: Path) -> None:
 
 
 def test_costs_are_those_of_the_cards(done: Path) -> None:
-    for r in rows(done / "costs.csv"):
+    for r in rows(done / "training_costs.csv"):
         card = checkpoints.read_card(done / "zoo" / "shapes" / r["model"])
         assert int(r["parameters"]) == card.parameters
         assert int(r["flops"]) == card.flops

@@ -51,7 +51,7 @@ def of_course(course: Course) -> Outcome:
         [("latency of one image (ms)", "latency_ms", 1)],
     )
     return Outcome(
-        tables={"costs.csv": (COLUMNS, rows)},
+        tables={"training_costs.csv": (COLUMNS, rows)},
         figures=[("costs", lambda: accuracy_cost(points, course.subject.in_dist))],
         findings=_said(rows),
         notes=[note],
@@ -101,7 +101,7 @@ def pareto(rows: Sequence[Mapping[str, Any]], *kinds: Sequence[tuple[str, str, f
 
 def rows_of(course: Course) -> Sequence[Mapping[str, Any]]:
     """The rows that the section ``costs`` left, for sections after it."""
-    return course.subject.settled["costs"].tables["costs.csv"][1]
+    return course.subject.settled["costs"].tables["training_costs.csv"][1]
 
 
 def _said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
