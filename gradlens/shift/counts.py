@@ -171,9 +171,9 @@ def _cells(sums: Sums, classes: Sequence[str]) -> _Cells:
             key = place[true], place.get(said, len(classes))
             kinds[key] = kinds.get(key, 0) + n
     order = sorted(kinds)
-    truth, said = (np.array([key[i] for key in order], dtype=np.int64) for i in (0, 1))
+    truth, answers = (np.array([key[i] for key in order], dtype=np.int64) for i in (0, 1))
     scored = Scored(
-        sums.model, sums.dataset, tuple(classes), tuple(map(str, range(len(order)))), truth, said, None,
+        sums.model, sums.dataset, tuple(classes), tuple(map(str, range(len(order)))), truth, answers, None,
         np.full(len(order), -1), len(sums.classes), (None,) * len(order),
     )  # fmt: skip
     return _Cells(columns_of(scored, sums.top_k), np.array([kinds[key] for key in order], dtype=np.int64))
@@ -203,8 +203,7 @@ def evaluate(sums: Sums, *, confidence: float = 0.95, resamples: int = 10_000, s
         if name in missing:
             estimates[metric_name(name, sums.top_k)] = Estimate.undefined(missing[name], n)
             continue
-        total = cells.total if m.sums == "counts" else Grades.of(graded[0].reshape(1, -1))
-        value = float(m.of(total)[0])
+        value = float(m.of(cells.total if m.sums == "counts" else Grades.of(graded[0].reshape(1, -1)))[0])
         rests_on = n
         if m.proportion:
             low, high = intervals.clopper_pearson(round(value * n), n, confidence)
@@ -213,7 +212,7 @@ def evaluate(sums: Sums, *, confidence: float = 0.95, resamples: int = 10_000, s
             low, high = intervals.percentile(draws[name], value, confidence)
             method = RESAMPLED
             if name == "worst_class_recall":
-                recall, of_class = total.recall[0], total.truths[0]
+                recall, of_class = cells.total.recall[0], cells.total.truths[0]
                 rests_on = int(of_class[np.lexsort((of_class, recall))[0]])
         else:
             low, high, method = _graded_interval(name, value, n, graded, confidence, resamples, seed)

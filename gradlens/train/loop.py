@@ -262,9 +262,9 @@ def train(
                         done_steps = (epoch - 1) * steps + step + 1
                         told = {"step": done_steps, "epoch": epoch, "phase": number, "loss": batch_loss}
                         on_step(told | {"accuracy": hits / len(y), "lr": lr})
-                sums = processes.all([total_loss, right])
-                total_loss = sum(loss for loss, _ in sums) / processes.world
-                right = sum(hits for _, hits in sums)
+                sums = processes.all([total_loss, float(right)])
+                total_loss = sum(of_process[0] for of_process in sums) / processes.world
+                right = int(sum(of_process[1] for of_process in sums))
                 processes.align(module)
                 if recipe.ema:
                     processes.align(average)
