@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("gradlens", "make", "python", "pip", "git", "mkdocs")
+PROGRAMS = ("gradlens", "torchrun", "make", "python", "pip", "git", "mkdocs")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<marks>`{3,})(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)(?P=marks)[ ]*$", re.M | re.S
@@ -36,7 +36,7 @@ class Command:
 
     @property
     def words(self) -> list[str]:
-        return shlex.split(self.text, comments=True)
+        return shlex.split(re.sub(r"\$\w+", "1", self.text), comments=True)  # $SLURM_ARRAY_TASK_ID is some number
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Block:
 
     @property
     def commands(self) -> list[Command]:
-        """The commands of a block of shell: every line of ``sh``, the lines after a prompt of ``console``."""
-        if self.language not in ("sh", "console"):
+        """The commands of a block of shell: every line of ``sh`` and ``bash``, those after a prompt of ``console``."""
+        if self.language not in ("sh", "bash", "console"):
             return []
         found: list[tuple[int, str]] = []
         open_end = False

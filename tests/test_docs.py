@@ -30,6 +30,9 @@ from gradlens.cli.main import cli, main
 
 # (which commands, why they are not run as they stand, what is added to them or, after "=", run in their place)
 INSTEAD = (
+    (r"gradlens .*--ray ", "starts a cluster (tests/test_cluster.py does)", None),
+    (r"gradlens .*--shard ", "is one of sixteen jobs (tests/test_distributed.py runs several)", None),
+    (r"gradlens .*--stream ", "reads a thousand files (tests/test_streams.py reads fewer)", None),
     (r"gradlens train .*imagenet", "downloads weights", None),
     (r"gradlens train cifar10$", "names the recipe", None),
     (r"gradlens train (?!--list)", "trains for up to an hour", "--dry-run"),
@@ -56,6 +59,8 @@ INSTEAD = (
         "--plan",
     ),
     (r"gradlens probe sheet .*docs/images", "draws for the README", "--out sheet.png"),
+    (r"torchrun ", "starts several processes (tests/test_distributed.py does)", None),
+    (r"python app.py", "opens a server, in the folder that --export writes", None),
     (r"python benchmarks/", "measures for minutes to hours", "= --help"),
     (r"python -m pytest|make |pip |git |mkdocs ", "builds or installs; `make -n` and the other tests look at it", None),
 )
@@ -130,10 +135,12 @@ def test_every_command_is_one(command: Command) -> None:
     program, *words = command.words
     if program == "gradlens":
         accepted(words)
+    elif program == "torchrun":
+        accepted(words[words.index("gradlens") + 1 :])
     elif program == "make":
         done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    elif program == "python" and not words[0].startswith("-"):
+    elif program == "python" and "/" in words[0]:
         assert (ROOT / words[0]).is_file(), words[0]
     elif program == "pip":
         extras = re.findall(r"\[(\w+)\]", command.text)
