@@ -34,6 +34,7 @@ from gradlens.runtime import UNFINISHED, scratch, whole_file
 K = TypeVar("K")
 
 STALE_SECONDS = 86_400.0  # nobody writes one part for a day
+MOST_COLUMNS = 1_000  # of a CSV file; what a table of predictions has more of, nobody reads
 IN_MEMORY = 8 * 2**20  # bytes of one model's logits on one set, above which they live in a file
 
 
@@ -251,6 +252,8 @@ def _open(path: Path) -> tuple[pa.Table, dict[str, str]]:
         with path.open(encoding="utf-8-sig") as text:
             for line in text:
                 if not line.startswith("#"):
+                    if (columns := line.count(",") + 1) > MOST_COLUMNS:
+                        raise InputError(f"{path}: expected a table of predictions, got one of {columns:,} columns")
                     break
                 key, _, value = line[1:].partition(":")
                 metadata[key.strip()] = value.strip()
