@@ -556,6 +556,7 @@ def test_browser_shows_one_metric_at_a_time(visit: Visit, measured: tuple[Path, 
 
 def test_browser_enlarges_a_figure_and_closes_it(visit: Visit, measured: tuple[Path, Any]) -> None:
     page = visit(measured[0] / "report.html").page
+    page.get_by_text("The accuracy gaps as a figure").click()
     page.locator("button.enlarge").first.click()
     dialog = page.get_by_role("dialog")
     assert dialog.is_visible()
