@@ -83,7 +83,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                 depth = gr.Slider(
                     0, 100, DEEP, step=1, label="Depth: 0 at the pixels, 100 at the answer", elem_id="depth", buttons=[]
                 )
-            with gr.Column(scale=7, min_width=320):
+            with gr.Column(scale=7, min_width=280):
                 problem = gr.HTML(elem_id="problem")
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Compare", id="compare") as comparing:
