@@ -90,8 +90,7 @@ def leave(run: RunFolder, subject: Subject, outcomes: Mapping[str, Outcome]) -> 
         "sets": [_of_set(s, [number[p] for p in sheets.get(s.name, []) if p in number]) for s in sets.values()],
     }
     with whole_file(run.file(INDEX)) as part:
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        part.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+        part.write_text(json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n", encoding="ascii")
 
 
 # --- which images ----------------------------------------------------------------------------------------------------
