@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from gradlens.report.cells import MOST_ROWS, Cell, Table
+from gradlens.report.cells import Cell, Table
 from gradlens.report.run_files import Analysed
 from gradlens.shift import tables
+
+MOST_RAW = 60  # rows of a file on the page; the file has them all
 
 
 def raw_tables(one: Analysed) -> list[Table]:
@@ -21,8 +23,8 @@ def raw_table(name: str, rows: Sequence[Mapping[str, str]]) -> Table | None:
         return None
     columns = [key for key in rows[0] if any(row.get(key) for row in rows)]
     title = name.removesuffix(".csv").replace("_", " ")
-    caption = title + (f", the first {MOST_ROWS} of {len(rows):,} rows" if len(rows) > MOST_ROWS else "")
-    body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_ROWS])
+    caption = title + (f", the first {MOST_RAW} of {len(rows):,} rows" if len(rows) > MOST_RAW else "")
+    body = tuple(tuple(_raw_cell(row.get(key, "")) for key in columns) for row in rows[:MOST_RAW])
     return Table(caption, tuple((key.replace("_", " "), "") for key in columns), body, name, title)
 
 

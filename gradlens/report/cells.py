@@ -9,7 +9,7 @@ from gradlens.records import Estimate
 from gradlens.shift import tables
 from gradlens.shift.metrics import METRICS
 
-MOST_ROWS = 200  # of skipped inputs and of an analysis's tables; the files have them all
+MOST_ROWS = 200  # of skipped inputs; the file has them all
 
 
 @dataclass(frozen=True)
