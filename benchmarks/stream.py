@@ -86,7 +86,12 @@ def plot(rows: list[dict[str, float]]) -> Figure:
         figure = Figure(figsize=(style.PAGE_WIDTH, 2.4), layout="constrained")
         ax = figure.add_subplot()
         ax.plot([r["images"] / 1000 for r in rows], [r["mib"] for r in rows], color=style.PALETTE[0], linewidth=1)
-        ax.set(xlabel="images read (thousand)", ylabel="resident memory (MiB)", ylim=(0, None), xlim=(0, None))
+        ax.set(
+            xlabel="images read (thousand)",
+            ylabel="resident memory (MiB)",
+            ylim=(0, 1.2 * max(r["mib"] for r in rows)),
+            xlim=(0, None),
+        )
     return figure
 
 
