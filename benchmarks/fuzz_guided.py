@@ -1,0 +1,101 @@
+"""Coverage-guided fuzzing (atheris, libFuzzer) of the readers that are Python: what reaches new code is broken further.
+
+    python benchmarks/fuzz_guided.py --seconds 60
+
+Each reader runs in a process of its own for that long, starting from its valid files; a crash, an unclear error, a hang
+of more than 25 s or more than 4 GB end it with the input that did it, which is written beside. Needs the extra
+``gradlens[soak]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+# module prefixes whose branches guide the fuzzer, by reader: our own, and the Python parsers below them
+GUIDED = {
+    "image: PNG": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
+    "image: GIF": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
+    "image: TIFF": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
+    "image: PPM": ["PIL", "gradlens.data.decode"],
+    "images: tar shard": ["tarfile", "gradlens.data.sources"],
+    "images: NPZ": ["zipfile", "numpy.lib", "gradlens.data.sources"],
+    "probe set": ["tomllib", "gradlens.data.probe_sets"],
+    "class map": ["tomllib", "gradlens.data.sources"],
+    "predictions: CSV": ["gradlens.shift.store"],
+    "checkpoint: card": ["gradlens.zoo.cards", "gradlens.zoo.checkpoints"],
+    "weight file": ["gradlens.zoo.weights", "pickletools", "zipfile"],
+    "recipe": ["tomllib", "gradlens.train.recipes", "gradlens.train.settings"],
+}
+
+
+def one(reader: str, seconds: int, corpus: Path) -> None:
+    """Fuzz one reader in this process; libFuzzer ends the process itself."""
+    import atheris
+
+    with atheris.instrument_imports(include=GUIDED[reader], enable_loader_override=False):
+        from fuzz.inputs import cases, outcome
+        from fuzz.readers import READERS
+
+        valid = cases(reader)  # also imports what readers import late
+        place = corpus / "case"
+        outcome(reader, valid[0], place)
+    warnings.simplefilter("ignore")
+    name = READERS[reader].broken[0]
+    seeds = corpus / "seeds"
+    seeds.mkdir()
+    for i, case in enumerate(valid):
+        if name in case:
+            (seeds / str(i)).write_bytes(case[name])
+
+    def read(data: bytes) -> None:
+        kind, why = outcome(reader, {**valid[0], name: data}, place)
+        if kind == "failure":
+            raise RuntimeError(why)
+
+    limits = ["-rss_limit_mb=4096", "-timeout=25", "-max_len=65536", "-seed=1", f"-max_total_time={seconds}"]
+    atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", f"-artifact_prefix={corpus}/", str(seeds)], read)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=60, help="for each reader")
+    parser.add_argument("--reader", choices=list(GUIDED), help="this one only, in this process")
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.reader and options.corpus:
+        one(options.reader, options.seconds, options.corpus)
+        return
+    failed = False
+    print(f"{'reader':<20} {'inputs':>9}  {'branches':>8}  outcome")
+    for reader in [options.reader] if options.reader else GUIDED:
+        with tempfile.TemporaryDirectory() as corpus:
+            own = [sys.executable, __file__, "--reader", reader, "--seconds", str(options.seconds), "--corpus", corpus]
+            done = subprocess.run(own, capture_output=True, text=True, errors="replace", check=False)
+            inputs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
+            branches = re.findall(r"\bcov: (\d+)", done.stderr)
+            print(
+                f"{reader:<20} {int(inputs[1]) if inputs else 0:>9,}  {branches[-1] if branches else '?':>8}  "
+                f"{'no failure' if not done.returncode else 'FAILURE'}",
+                flush=True,
+            )
+            if done.returncode:
+                failed = True
+                print(done.stderr[-3000:], file=sys.stderr)
+                for left in Path(corpus).glob("*-*"):
+                    left.rename(Path.cwd() / f"fuzz-{left.name}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
