@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -13,7 +14,8 @@ MADE = Path(os.environ.get("DOCS_PICTURES") or Path(__file__).resolve().parent.p
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put the pictures where the pages look for them; a strict build fails on one that is missing."""
-    for folder in sorted(p for p in MADE.glob("*") if p.is_dir()):
-        for picture in sorted(folder.glob("runs/**/*.png")):
-            files.append(File.generated(config, picture.relative_to(folder).as_posix(), abs_src_path=str(picture)))
+    for page in sorted(Path(config.docs_dir).glob("*.md")):
+        for name in re.findall(r"\]\((runs/[^)]+)\)", page.read_text(encoding="utf-8")):
+            if (picture := MADE / page.stem / name).is_file():
+                files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
