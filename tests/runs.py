@@ -93,7 +93,9 @@ def write_run(
     tables.write_csv(
         folder / "per_class.csv", tables.PER_CLASS, [r for p in said.values() for r in metrics.per_class(p)]
     )
-    tables.write_csv(folder / "confusion.csv", tables.CONFUSION, [r for p in said.values() for r in metrics.confusion(p)])
+    tables.write_csv(
+        folder / "confusion.csv", tables.CONFUSION, [r for p in said.values() for r in metrics.confusion(p)]
+    )
     rows = [r for d in datasets for r in pairs.compare([p for (_, dataset), p in said.items() if dataset == d])]
     tables.write_csv(folder / "pairs.csv", tables.PAIRS, rows)
     tables.write_csv(folder / "skipped.csv", tables.SKIPPED, tables.skipped_rows(skipped))

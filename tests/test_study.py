@@ -23,9 +23,9 @@ from gradlens.figures import style
 from gradlens.records import Predictions
 from gradlens.runtime import Runtime
 from gradlens.shift import store
+from gradlens.shift.pairs import paired_difference
 from gradlens.workflows import study as workflow
 from gradlens.workflows.study import SECTIONS, Changes, schema
-from gradlens.shift.pairs import paired_difference
 from gradlens.workflows.study.sections.recommendation import chosen
 from gradlens.zoo import checkpoints
 

@@ -68,7 +68,7 @@ def load(recipe: str | Path, model: str, changes: Mapping[str, Any] | None = Non
         recipe: name or path, see :func:`read`.
         model: one of :func:`models`, or a builder (``timm:resnet18``).
         changes: dotted field names and values that go before what the file says (``{"optimiser.lr": 1e-3}``). With
-            ``{"data.select": None}`` the recipe's ``select_fraction`` is held out, or :data:`HELD_OUT` where it has none.
+            ``{"data.select": None}`` the recipe's ``select_fraction`` is held out, or :data:`HELD_OUT` without one.
 
     Raises:
         NotFoundError: no such recipe, or it knows no such architecture.
