@@ -45,7 +45,7 @@ from gradlens.zoo.build import build_seeded
 from gradlens.zoo.cards import Card, Preprocessing
 
 QUIET = Runtime(device="cpu", quiet=True, workers=2)
-LEFT = 8192  # bytes, on a full disk
+LEFT = 4096  # bytes, on a full disk: one page of a tmpfs, less than any result
 KILLS = 6  # of each command; test_killed.py has twenty more of the evaluation
 
 
@@ -83,7 +83,7 @@ def run_report(place: Path, out: Path) -> None:
 
 def run_probe_add(place: Path, out: Path) -> None:
     name = "added"
-    command(["probe", "add", str(place / "web"), "--name", name, "--into", str(out), "--shift", "web", "--quiet"])
+    command(["probe", "add", name, str(place / "web"), "--into", str(out), "--shift", "web", "--quiet"])
 
 
 def run_train(place: Path, out: Path) -> None:
@@ -130,6 +130,7 @@ def struck(name: str, place: Path, out: Path, cache: Path) -> None:
 # ---------------------------------------------------------------------------------------------- killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMMANDS])
 def test_killed_at_random_moments(
     name: str,
@@ -400,8 +401,12 @@ def test_out_of_memory_halves_the_batch_and_leaves_the_same_answers(
 
 
 @pytest.mark.parametrize("name", ["vit", "densenet", "convnext", "mobilenet"])
-def test_threads_batches_and_workers_move_no_bit_of_a_zoo_model(name: str, place: Path, tmp_path: Path) -> None:
-    """80 images: two passes of 32 and one that is filled up. Real networks, one and two threads."""
+def test_batches_and_workers_move_no_bit_and_threads_no_answer_of_a_zoo_model(
+    name: str, place: Path, tmp_path: Path
+) -> None:
+    """80 images: two passes of 32 and one that is filled up. Real networks; with another number of threads some
+    kernels (mobilenet's) sum in another order, which moves the last bits.
+    """
     model = checkpoints.load(name)
     images = open_source(str(place / "test"))
     before = torch.get_num_threads()
@@ -412,11 +417,12 @@ def test_threads_batches_and_workers_move_no_bit_of_a_zoo_model(name: str, place
             setting = Runtime(device="cpu", quiet=True, batch_size=batch, workers=workers)
             (answers,) = predict([model], images, setting, OutputStore(tmp_path / f"{threads}-{batch}"))
             assert answers.predictions.logits is not None
-            logits.append(answers.predictions.logits.tobytes())
+            logits.append(answers.predictions.logits)
     finally:
         torch.set_num_threads(before)
-    assert logits[0] == logits[1], "batch size and workers"
-    assert logits[0] == logits[2], "threads"
+    assert logits[0].tobytes() == logits[1].tobytes(), "batch size and workers"
+    np.testing.assert_allclose(logits[0], logits[2], atol=1e-5, err_msg="threads")
+    assert (logits[0].argmax(axis=1) == logits[2].argmax(axis=1)).all()
 
 
 # ---------------------------------------------------------------------------------------------- the matrix

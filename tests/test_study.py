@@ -7,7 +7,6 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,10 @@ def command(*arguments: object) -> Result:
 def small_figures() -> Iterator[None]:
     """Figures are drawn small: what they look like is the business of their own tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "save", partial(style.save, formats=("png",), dpi=40))
+        whole = style.save
+        patch.setattr(
+            style, "save", lambda figure, stem, *_, provenance=None, **__: whole(figure, stem, ("png",), 40, provenance)
+        )
         yield
 
 

@@ -85,7 +85,6 @@ _RULES: dict[str, Any] = {
     # text stays text: TrueType in PDF (Type 3 is refused by many journals), and text that can be read aloud in SVG
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
-    "svg.fonttype": "none",
     "svg.hashsalt": "gradlens",
     "text.usetex": False,
     "text.parse_math": False,  # a class may be called "$5"; so no logarithmic axes with powers of ten either
@@ -299,7 +298,9 @@ def save(
     }
     written = []
     # after writing one format matplotlib gives a figure without a layout engine the one of the rules
-    with paper(), mpl.rc_context({"figure.constrained_layout.use": False}):
+    # a chart's letters stay text, which a page can read out; in a grid of photographs they are shapes, and no font is needed
+    letters = "none" if is_chart(figure) else "path"
+    with paper(), mpl.rc_context({"figure.constrained_layout.use": False, "svg.fonttype": letters}):
         for ending in formats:
             if ending not in metadata:
                 raise ValueError(f"expected a format out of {', '.join(metadata)}, got {ending!r}")

@@ -376,15 +376,29 @@ def _forward(
 
 
 def _ahead(work: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:
-    """``work`` of each item, in order, done by a thread while the one before is used; at most ``depth`` wait."""
+    """``work`` of each item, in order, done by a thread while the one before is used; at most ``depth`` wait.
+
+    Where ``items`` fails, what it gave before is still worked on, and then its exception raised.
+    """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
     waiting: deque[Future[B]] = deque()
+    failure: Exception | None = None
+    source = iter(items)
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(source)
+            except StopIteration:
+                break
+            except Exception as err:
+                failure = err
+                break
             waiting.append(pool.submit(work, item))
             while len(waiting) > depth or (waiting and waiting[0].done()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

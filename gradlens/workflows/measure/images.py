@@ -145,6 +145,8 @@ def _failures(outcomes: Mapping[str, Outcome]) -> dict[Place, set[str]]:
 
     The first image of every kind, model and set, then the second of each, and so on.
     """
+    if "failures" not in outcomes:  # --analyses left it out
+        return {}
     _, rows = outcomes["failures"].tables.get("failures.csv", ((), ()))
     groups: dict[tuple[str, str, str], list[Place]] = {}
     models: dict[Place, set[str]] = {}
