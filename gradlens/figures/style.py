@@ -298,7 +298,7 @@ def save(
     }
     written = []
     # after writing one format matplotlib gives a figure without a layout engine the one of the rules
-    # a chart's letters stay text, which a page can read out; in a grid of photographs they are shapes, and no font is needed
+    # a chart's letters stay text, which a page can read out; beside photographs they are shapes, and no font is needed
     letters = "none" if is_chart(figure) else "path"
     with paper(), mpl.rc_context({"figure.constrained_layout.use": False, "svg.fonttype": letters}):
         for ending in formats:
