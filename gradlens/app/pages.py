@@ -234,7 +234,7 @@ def _run_tab(table: RunTable) -> None:
     note = gr.HTML(cards.hint(table.note(table.metrics[0])), elem_id="run-note")
     rows = gr.Dataframe(
         table.rows(table.metrics[0]), headers=list(HEADS), datatype=KINDS, interactive=False,
-        label=f"Run {table.run.folder.name}: a click on a heading sorts", elem_id="run-table", wrap=True,
+        label=f"Run {table.run.folder.name}: the menu of a heading sorts and filters", elem_id="run-table", wrap=True,
         max_height=700, buttons=[],
     )  # fmt: skip
     gr.on(
