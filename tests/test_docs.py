@@ -53,6 +53,12 @@ INSTEAD = (
     (r"gradlens cam --evaluate", "looks at 32 images", "--n 4"),
     (r"gradlens cam (?!--list|--evaluate|.*--image)", "draws eight images for print", "--n 1 --dpi 50"),
     (r"gradlens bench", "times each network a hundred times", "--passes 0"),
+    (r"gradlens shift-eval .*--out runs/two", "draws pictures of what it saw", "--images 0 --resamples 200"),
+    (
+        r"gradlens shift-eval .*photos@map.toml",
+        "speaks of photographs that lie elsewhere here",
+        "= shift-eval --model cifar10/* --in-dist test.parquet --probe data/web@map.toml --plan",
+    ),
     (
         r"gradlens shift-eval (?!--list|--predictions|--accuracies|.*mine/)",
         "scores up to 23 models on 320 images of each of ten sets",

@@ -51,7 +51,7 @@ def gap_heatmap(
         bar.outline.set_visible(False)
         array = image.get_array()
         shown = np.ma.compressed(array) if array is not None else np.empty(0)
-        if len(shown):  # only the colours that occur, and zero
+        if shown.any():  # only the colours that occur, and zero; all of them where every gap is nought
             bar.ax.set_ylim(min(0.0, shown.min()), max(0.0, shown.max()))
         style.caption(figure, caption(chosen, metric, label_space))
     return figure
