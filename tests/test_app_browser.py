@@ -214,7 +214,8 @@ def test_the_run_sorts(tab: Tab) -> None:
 
     def scores() -> list[float]:
         cells = page.locator("#run-table [role=gridcell][data-col='3']")
-        found = cells.evaluate_all("cells => cells.map(c => [Number(c.dataset.row), Number(c.innerText)])")
+        # from top to bottom as they are seen: a cell keeps the number of its row when rows are sorted
+        found = cells.evaluate_all("cells => cells.map(c => [c.getBoundingClientRect().top, Number(c.innerText)])")
         return [score for _, score in sorted(found)]
 
     at_first = scores()
