@@ -113,7 +113,7 @@ def test_killed_twenty_times_ends_with_the_same_bytes(place: Path, tmp_path: Pat
             unfinished += 1
         kept.add(len(list((cache / "outputs").rglob("*.parquet"))))
     assert unfinished >= KILLS // 2  # a run that is under way has no run.json
-    assert len(kept) > 1  # it was caught at different stages
+    assert len(kept) > 2  # it was caught at different stages
     for cache in ("cache-1", f"cache-{KILLS - 1}"):
         whole(tmp_path / "killed", tmp_path / cache)
         assert tables(tmp_path / "killed") == expected
