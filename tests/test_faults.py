@@ -2,7 +2,7 @@
 
 Each row is a command, each column a fault; a command that was struck is run again without the fault and must end with
 the files of a run that never was, to the byte. Kills of shift-eval are in test_killed.py, of several processes in
-test_distributed.py. ``python tests/test_faults.py`` prints the matrix.
+test_distributed.py.
 """
 
 from __future__ import annotations
@@ -421,34 +421,8 @@ def test_batches_and_workers_move_no_bit_and_threads_no_answer_of_a_zoo_model(
     finally:
         torch.set_num_threads(before)
     assert logits[0].tobytes() == logits[1].tobytes(), "batch size and workers"
-    np.testing.assert_allclose(logits[0], logits[2], atol=1e-5, err_msg="threads")
+    if name == "mobilenet":
+        np.testing.assert_allclose(logits[0], logits[2], atol=1e-5, err_msg="threads")
+    else:
+        assert logits[0].tobytes() == logits[2].tobytes(), "threads"
     assert (logits[0].argmax(axis=1) == logits[2].argmax(axis=1)).all()
-
-
-# ---------------------------------------------------------------------------------------------- the matrix
-
-
-def matrix() -> str:
-    """Which faults are tried on which command, how often, and where."""
-    rows = [
-        ("SIGKILL at a random moment", "shift-eval", "20", "test_killed.py"),
-        *(("SIGKILL at a random moment", name, str(KILLS), "test_faults.py") for name in COMMANDS),
-        ("full disk: a tmpfs with 8 kB left", "report, train, predictions", "3", "test_faults.py"),
-        ("full disk: limit of file size", "report, train, predictions", "3", "test_faults.py"),
-        ("output cannot be written", "shift-eval", "1", "test_faults.py"),
-        ("images vanish", "predictions", "1", "test_faults.py"),
-        ("decoding thread dies", "predictions", "1", "test_faults.py"),
-        ("out of memory", "predictions", "2", "test_faults.py, test_predict.py"),
-        ("two at once: one folder", "shift-eval", "1", "test_shift_eval.py"),
-        ("two at once: one cache", "shift-eval", "1", "test_faults.py"),
-        ("two at once: one rendered set", "probe sets", "1", "test_probe_sets.py"),
-        ("Ctrl-C", "shift-eval", "2", "test_faults.py, test_shift_eval.py"),
-        ("a process of several killed", "shift-eval, train", "3", "test_distributed*.py"),
-    ]
-    head = ("fault", "command", "times", "test")
-    lines = [head, ("---", "---", "--:", "---"), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
-
-
-if __name__ == "__main__":
-    print(matrix())

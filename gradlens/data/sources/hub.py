@@ -105,13 +105,8 @@ class HubRows(Store):
         return hashlib.sha256(f"{self.name} {self._fingerprint}".encode()).hexdigest()
 
 
-def open_hub(spec: str, offline: bool) -> ImageSet:
-    """A data set of the Hugging Face hub, or a folder that ``datasets`` reads; only its cache is used when offline.
-
-    Raises:
-        InstallationError: the package ``datasets`` is missing.
-        InputError: it cannot be loaded, or has no images or class labels.
-    """
+def _asked(spec: str) -> tuple[Any, str, str | None, str]:
+    """The package ``datasets``; repository, configuration and split of ``hf:REPO[:CONFIG]:SPLIT``."""
     parts = _parts(spec, "hf:REPO[:CONFIG]:SPLIT", at_most=4)
     repo, config, split = (parts[1], parts[2], parts[3]) if parts[3] else (parts[1], None, parts[2])
     try:
@@ -120,6 +115,17 @@ def open_hub(spec: str, offline: bool) -> ImageSet:
         raise InstallationError(
             f"{spec} needs the package 'datasets' ({err}); run: pip install 'gradlens[hf]'"
         ) from err
+    return datasets, repo, config, split
+
+
+def open_hub(spec: str, offline: bool) -> ImageSet:
+    """A data set of the Hugging Face hub, or a folder that ``datasets`` reads; only its cache is used when offline.
+
+    Raises:
+        InstallationError: the package ``datasets`` is missing.
+        InputError: it cannot be loaded, or has no images or class labels.
+    """
+    datasets, repo, config, split = _asked(spec)
     if quiet := not (sys.stderr.isatty() or datasets.are_progress_bars_disabled()):
         datasets.disable_progress_bars()
     try:
@@ -164,14 +170,7 @@ def open_hub_stream(
     Raises:
         InstallationError, InputError: see :func:`open_hub`.
     """
-    parts = _parts(spec, "hf:REPO[:CONFIG]:SPLIT", at_most=4)
-    repo, config, split = (parts[1], parts[2], parts[3]) if parts[3] else (parts[1], None, parts[2])
-    try:
-        import datasets
-    except ImportError as err:
-        raise InstallationError(
-            f"{spec} needs the package 'datasets' ({err}); run: pip install 'gradlens[hf]'"
-        ) from err
+    datasets, repo, config, split = _asked(spec)
     try:
         how = datasets.DownloadConfig(local_files_only=offline)
         rows = datasets.load_dataset(repo, config, split=split, streaming=True, download_config=how)

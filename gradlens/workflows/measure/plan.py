@@ -26,7 +26,7 @@ from gradlens.zoo.profile import profile
 
 SAMPLE = 48  # images of a set that are decoded to see how long that takes
 PASSES = 2  # timed passes per network, after one to warm up
-LISTED_BYTES = 700  # of memory for each image that is listed, with the place of its logits (docs/scale.md)
+LISTED_BYTES = 700  # of memory for each image that is listed, with the place of its logits: an estimate
 
 
 @dataclass(frozen=True)
