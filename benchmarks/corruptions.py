@@ -5,9 +5,9 @@ python benchmarks/corruptions.py [SIDE ...]
 
 from __future__ import annotations
 
-import sys
 import time
 
+import click
 import cv2
 import numpy as np
 
@@ -37,10 +37,12 @@ def milliseconds(name: str, image: np.ndarray) -> float:
     return 1000 * float(np.mean(best))
 
 
-def main() -> None:
-    """Print a table, one row per corruption."""
+@click.command()
+@click.argument("sides", metavar="[SIDE ...]", nargs=-1, type=click.IntRange(min=8))
+def main(sides: tuple[int, ...]) -> None:
+    """Print a table, one row per corruption; a SIDE is an image's width and height in pixels (32, 144 and 224)."""
     cv2.setNumThreads(1)
-    sides = [int(word) for word in sys.argv[1:]] or [32, 144, 224]
+    sides = sides or (32, 144, 224)
     pictures = {side: picture(side) for side in sides}
     print(f"{'corruption':<20}" + "".join(f"{side:>8} px" for side in sides) + "   (ms per image)")
     totals = dict.fromkeys(sides, 0.0)
