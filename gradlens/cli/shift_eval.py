@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -245,12 +246,11 @@ def command(
     On a CPU the network always sees 32 images at once, so that --batch-size cannot move a result; on an accelerator
     --batch-size holds.
     """
-    from gradlens.errors import ThresholdMissed
     from gradlens.workflows.measure import Request, run_shard, shift_eval
 
     rank, world = launched()
     if stream:
-        _only_counts(ctx)
+        _refuse(ctx, NEEDS_PREDICTIONS, "--stream keeps counts and no predictions")
     if world > 1 and shard is not None:
         raise click.UsageError("--shard is for job arrays; under torchrun the processes share the images themselves.")
     if cluster is not None and (world > 1 or shard is not None or stream or predictions):
@@ -263,7 +263,7 @@ def command(
         _print_analyses(as_json)
         return
     if accuracies is not None:
-        _only_a_table(ctx)
+        _refuse(ctx, NEEDS_MODELS, "--accuracies reads a table and runs nothing")
     if not only_plan and (plan_images or plan_models or plan_devices):
         raise click.UsageError("--plan-images, --plan-models and --plan-devices go with --plan.")
     leaves_nothing = only_plan or shard is not None or rank > 0
@@ -299,7 +299,7 @@ def command(
         command=_command_line(ctx),
     )
     if accuracies is not None:
-        _from_table(ctx, request, runtime, as_json, strict)
+        _from_table(ctx, request, runtime)
         return
     if only_plan:
         from gradlens.workflows.measure.plan import plan
@@ -324,7 +324,7 @@ def command(
         )
         return
     if stream:
-        _streamed(ctx, request, runtime, as_json)
+        _streamed(ctx, request, runtime)
         return
     if share:
         from gradlens.workflows.measure.sharing import share_out
@@ -346,49 +346,52 @@ def command(
 
             check_shards(request, runtime)
         measured = shift_eval(request, runtime)
-    if as_json:
-        print_json(measured.document)
+    left_out = (len(measured.evidence.skipped), "images were not scored")
+    _end(ctx, request, runtime, measured.document, measured.text, left_out, measured.findings.missed)
+
+
+def _end(
+    ctx: click.Context,
+    request: Request,
+    runtime: Runtime,
+    document: dict[str, Any],
+    text: str,
+    left_out: tuple[int, str],
+    missed: Sequence[str],
+) -> None:
+    """Print what came out, then what is amiss: how many of what were ``left_out``, and the bounds that were missed."""
+    from gradlens.errors import ThresholdMissed
+
+    if ctx.params["as_json"]:
+        print_json(document)
     else:
-        click.echo(measured.text)
-    skipped = measured.evidence.skipped
-    if skipped:
-        runtime.say(f"{len(skipped)} images were not scored; see {request.out / 'skipped.csv'}")
+        click.echo(text)
+    count, what = left_out
+    if count:
+        runtime.say(f"{count} {what}; see {request.out / 'skipped.csv'}")
     runtime.say(f"wrote {request.out}")
-    if measured.findings.missed:
-        first, *more = measured.findings.missed
-        raise ThresholdMissed(first + (f" (and {len(more)} more)" if more else ""))
-    if skipped and strict:
+    if missed:
+        raise ThresholdMissed(missed[0] + (f" (and {len(missed) - 1} more)" if missed[1:] else ""))
+    if count and ctx.params["strict"]:
         ctx.exit(3)
 
 
+# what says something about models or images, of which a table of accuracies has none
 NEEDS_MODELS = (
     *("models", "predictions", "unlabelled", "analyses", "train", "corruptions", "shard", "only_plan", "fresh"),
     *("zoo", "weights"),
 )
-
-
-def _only_a_table(ctx: click.Context) -> None:
-    """Refuse options that say something about models or images, of which a table of accuracies has none."""
-    for parameter in ctx.command.params:
-        if parameter.name in NEEDS_MODELS and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--accuracies reads a table and runs nothing; leave out {parameter.opts[-1]}")
-
-
+# what needs the predictions of single images, which a stream does not leave
 NEEDS_PREDICTIONS = ("unlabelled", "predictions", "accuracies", "analyses", "train", "corruptions", "shard")
 
 
-def _only_counts(ctx: click.Context) -> None:
-    """Refuse options that need the predictions of single images, which a stream does not leave."""
+def _refuse(ctx: click.Context, names: tuple[str, ...], reason: str) -> None:
     for parameter in ctx.command.params:
-        if (
-            parameter.name in NEEDS_PREDICTIONS
-            and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-        ):
-            raise click.UsageError(f"--stream keeps counts and no predictions; leave out {parameter.opts[-1]}")
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{reason}; leave out {parameter.opts[-1]}")
 
 
-def _streamed(ctx: click.Context, request: Request, runtime: Runtime, as_json: bool) -> None:
-    from gradlens.errors import ThresholdMissed
+def _streamed(ctx: click.Context, request: Request, runtime: Runtime) -> None:
     from gradlens.workflows.measure.streamed import shift_eval_streamed
 
     with together() as processes:
@@ -398,36 +401,15 @@ def _streamed(ctx: click.Context, request: Request, runtime: Runtime, as_json: b
     if measured is None:
         return
     document, text, missed = measured
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(text)
-    if document["skipped"]:
-        runtime.say(f"{document['skipped']} images were not scored; see {request.out / 'skipped.csv'}")
-    runtime.say(f"wrote {request.out}")
-    if missed:
-        raise ThresholdMissed(missed[0] + (f" (and {len(missed) - 1} more)" if missed[1:] else ""))
-    if document["skipped"] and ctx.params["strict"]:
-        ctx.exit(3)
+    _end(ctx, request, runtime, document, text, (document["skipped"], "images were not scored"), missed)
 
 
-def _from_table(ctx: click.Context, request: Request, runtime: Runtime, as_json: bool, strict: bool) -> None:
-    from gradlens.errors import ThresholdMissed
+def _from_table(ctx: click.Context, request: Request, runtime: Runtime) -> None:
     from gradlens.workflows.measure.accuracies import from_table
 
     measured = from_table(request, runtime)
-    if as_json:
-        print_json(measured.document)
-    else:
-        click.echo(measured.text)
-    if measured.skipped:
-        runtime.say(f"{len(measured.skipped)} models were left out; see {request.out / 'skipped.csv'}")
-    runtime.say(f"wrote {request.out}")
-    if measured.missed:
-        first, *more = measured.missed
-        raise ThresholdMissed(first + (f" (and {len(more)} more)" if more else ""))
-    if measured.skipped and strict:
-        ctx.exit(3)
+    left_out = (len(measured.skipped), "models were left out")
+    _end(ctx, request, runtime, measured.document, measured.text, left_out, measured.missed)
 
 
 def _print_analyses(as_json: bool) -> None:
