@@ -59,7 +59,8 @@ def table(path: Path, rows: int, seed: int, names: bool = False) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(CLASSES), size=rows)
-    image = pa.array([{"bytes": picture(rng), "path": None} for _ in range(rows)])
+    cells = [{"bytes": picture(rng), "path": None} for _ in range(rows)]
+    image = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     label = pa.array([CLASSES[i] for i in labels]) if names else pa.array(labels)
     features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
     metadata = {} if names else {"huggingface": json.dumps({"info": {"features": features}})}
@@ -233,3 +234,24 @@ def test_a_damaged_table_and_an_empty_set(tmp_path: Path) -> None:
         open_stream(str(tmp_path / "x.parquet"))
     with pytest.raises(InputError, match="No such file"):
         open_stream(str(tmp_path / "none-{0..1}.tar"))
+
+
+def test_a_data_set_of_the_hub_is_streamed_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, names and pixels of ``hf:``, in parts of 16, are those of the same data set as a whole."""
+    datasets = pytest.importorskip("datasets", reason="the extra gradlens[hf] is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stream, "PART", 16)
+    table(tmp_path / "trees" / "test.parquet", 40, 2)
+    spec = f"hf:{tmp_path}/trees:test"
+    listed = open_source(spec, offline=True)
+    streamed_set = open_stream(spec, offline=True)
+    assert (streamed_set.name, streamed_set.role) == (listed.name, listed.role) == ("trees-test", "test")
+    parts = list(streamed_set.parts())
+    assert [len(part) for part in parts] == [16, 16, 8]
+    assert all(part.classes == listed.classes == CLASSES for part in parts)
+    assert np.concatenate([part.labels for part in parts]).tolist() == listed.labels.tolist()
+    pixels = [part.read(i) for part in parts for i in range(len(part))]
+    assert all(np.array_equal(image, listed.read(i)) for i, image in enumerate(pixels))
+    assert [s.id for part in parts for s in part.samples] == [str(i) for i in range(40)]
+    with pytest.raises(InputError, match=r"cannot be opened without a network \(--offline\)"):
+        open_stream(f"hf:{tmp_path}/birds:test", offline=True)
