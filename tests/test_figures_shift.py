@@ -21,7 +21,7 @@ from shift_samples import draw, told
 from gradlens.figures import style
 from gradlens.figures.confusion import confusion
 from gradlens.figures.gap_heatmap import gap_heatmap
-from gradlens.figures.shift_scatter import Point, _spread, shift_scatter
+from gradlens.figures.shift_scatter import Point, shift_scatter
 from gradlens.records import Estimate, GapReport
 from gradlens.shift.metrics import on_classes
 
@@ -191,8 +191,8 @@ def test_names_beside_points_do_not_touch() -> None:
 
 
 def test_spread_keeps_order_and_distance_and_leaves_room_alone() -> None:
-    assert _spread([0.1, 0.5, 0.9], 0.1).tolist() == [0.1, 0.5, 0.9]
-    places = _spread([0.5, 0.5, 0.5, 0.52, 3], 0.1)
+    assert style.spread([0.1, 0.5, 0.9], 0.1).tolist() == [0.1, 0.5, 0.9]
+    places = style.spread([0.5, 0.5, 0.5, 0.52, 3], 0.1)
     assert np.diff(places)[:3] == pytest.approx([0.1] * 3)
     assert places[-1] == 3
     assert places[:4].mean() == pytest.approx(0.505)
@@ -233,8 +233,14 @@ def test_confusion_shows_shares_and_names_the_largest() -> None:
     assert ax.images[0].get_array().tolist() == [[60, 40], [0, 100]]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["cat (10)", "dog (10)"]
     assert "cat → dog: 40 % (4 of 10)" in ax.get_xlabel()
-    assert len(ax.patches) == 1
-    assert ax.patches[0].get_xy() == pytest.approx((1 - 0.47, 0 - 0.47))
+    outlined = [patch for patch in ax.patches if patch.get_linewidth()]
+    assert len(outlined) == 1
+    assert [str(patch.get_gid()) for patch in ax.patches if patch not in outlined] == [
+        "told: model on set: cat taken for cat, 6 of 10 images (60.0 %)",
+        "told: model on set: cat taken for dog, 4 of 10 images (40.0 %)",
+        "told: model on set: dog taken for dog, 10 of 10 images (100.0 %)",
+    ]
+    assert outlined[0].get_xy() == pytest.approx((1 - 0.47, 0 - 0.47))
 
 
 def test_confusion_has_a_column_for_answers_outside() -> None:

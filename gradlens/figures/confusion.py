@@ -96,12 +96,18 @@ def draw_on(ax: Axes, scored: Scored, cell: float = 0.3) -> AxesImage:
             ax.text(column, row, number, ha="center", va="center_baseline", fontsize=text, color=color)
 
     worst = _largest_confusions(counts)
+    for row, column in zip(*np.nonzero(counts), strict=True) if k <= _NUMBERED else ():
+        # of the pixel's own colour, under its lines and number, so that the cell can be pointed at
+        own = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=image.to_rgba(share)[row, column], lw=0)
+        ax.add_patch(own)
+        told = f"{counts[row, column]} of {images[row]} images ({share[row, column]:.1f} %)"
+        style.tell(own, f"{scored.model} on {scored.dataset}: {names[row]} taken for {heads[column]}, {told}")
     for row, column in worst:
         box = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=style.PALETTE[1], linewidth=1.1)
         ax.add_patch(box)
-    told = [f"{names[r]} → {heads[c]}: {share[r, c]:.0f} % ({counts[r, c]} of {images[r]})" for r, c in worst]
+    lines = [f"{names[r]} → {heads[c]}: {share[r, c]:.0f} % ({counts[r, c]} of {images[r]})" for r, c in worst]
     ax.set_title(style.short(scored.dataset, 40))
-    ax.set_xlabel("predicted" + "".join("\n" + line for line in told), fontsize=6.5, linespacing=1.3)
+    ax.set_xlabel("predicted" + "".join("\n" + line for line in lines), fontsize=6.5, linespacing=1.3)
     ax.set_ylabel("true (images)", fontsize=6.5)
     return image
 

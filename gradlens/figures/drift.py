@@ -13,6 +13,7 @@ from gradlens.figures import style
 from gradlens.shift.tables import percent
 
 _PANEL = 1.55  # inches, height of a panel
+_NAMED = 7  # models up to which every line has its name
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class DepthPoint:
 def drift(points: Sequence[DepthPoint]) -> Figure:
     """Held-out error of the domain classifier along the network, probe sets from least to most drift at the last depth.
 
-    A filled marker says that the sets differ at that depth; the line at 50 % that they cannot be told apart.
+    A filled marker says that the sets differ at that depth; the line at 50 % that they cannot be told apart. Names
+    stand at the ends of the lines; with more than seven models, at the lowest and the highest end, and a legend has the
+    colours.
 
     Raises:
         ValueError: there is no point.
@@ -57,7 +60,8 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
     columns = min(len(probes), 4 if len(probes) > 6 else 3)
     rows = -(-len(probes) // columns)
     per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))
-    legend = 0.14 * -(-len(models) // per_line) + 0.25
+    few = len(models) <= _NAMED
+    legend = 0.0 if few else 0.14 * -(-len(models) // per_line) + 0.25
     with style.paper():
         figure = Figure(figsize=(style.PAGE_WIDTH if columns > 1 else style.COLUMN_WIDTH, rows * _PANEL + 0.4 + legend))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -65,11 +69,14 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
             if i >= len(probes):
                 ax.set_visible(False)
                 continue
-            ax.axhline(0.5, color="#555555", lw=0.6, zorder=0)
+            ax.grid(axis="y")
+            ax.axhline(0.5, color="#555555", lw=0.6, zorder=0.5)
+            at_the_end = {}
             for model in models:
                 own = sorted((p for p in points if (p.model, p.probe) == (model, probes[i])), key=lambda p: p.position)
                 x, y = [p.position for p in own], [p.error for p in own]
-                ax.plot(x, y, color=colors[model], lw=0.7, alpha=0.7, zorder=2)
+                ax.plot(x, y, color=colors[model], lw=0.9 if few else 0.6, alpha=0.8 if few else 0.5, zorder=2)
+                at_the_end |= {model: own[-1]} if own else {}
                 for p in own:
                     face = colors[model] if p.differs else "white"
                     (mark,) = ax.plot(
@@ -77,7 +84,7 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                         [p.error],
                         ls="",
                         marker=markers[model],
-                        ms=3,
+                        ms=3 if few else 2.4,
                         mfc=face,
                         mec=colors[model],
                         mew=0.5,
@@ -87,11 +94,17 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
             ax.set_title(titles[probes[i]], fontsize=7.5)
             ax.set_xlim(-0.03, 1.03)
             ax.set_ylim(0, max(0.6, 1.05 * max(p.error for p in points)))
+            shown = list(at_the_end.values())
+            if not few and len(shown) > 2:
+                shown = [choose(shown, key=lambda p: (p.error, p.model)) for choose in (min, max)]
+            ends = [(p.position, p.error, names[p.model], colors[p.model]) for p in shown]
+            style.name_beside(ax, ends, 0.72 * _PANEL, size=6)
             ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
             if i + columns >= len(probes):
                 ax.tick_params(labelbottom=True)
-        handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
-        figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
+        if not few:
+            handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
+            figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
         figure.supxlabel(
             "Depth: 0 at the pixels, 1 at the logits. Filled: the sets differ (p ≤ 0.05, corrected)", fontsize=7.5
         )

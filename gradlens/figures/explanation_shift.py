@@ -65,7 +65,7 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
         columns = min(len(probes), 3)
         rows = math.ceil(len(probes) / columns)
         per_line = max(1, int(style.PAGE_WIDTH / (0.46 + 0.062 * max(map(len, names.values())))))
-        legend = 0.14 * math.ceil(len(models) / per_line) + 0.25
+        legend = 0.14 * math.ceil(len(models) / per_line) + 0.25 if columns > 1 else 0.0
         width = style.PAGE_WIDTH if columns > 1 else style.PAGE_WIDTH * 0.62
         figure = Figure(figsize=(width, rows * (1.75 if columns > 1 else 2.9) + 0.45 + legend))
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -95,15 +95,20 @@ def explanation_drop(points: Sequence[Moved], rho: Mapping[str, tuple[float, flo
             ax.axhline(0, color="#bbbbbb", lw=0.6, zorder=0)
             if k + columns >= len(probes):
                 ax.tick_params(labelbottom=True)
-        handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(per_line, len(models)), handletextpad=0.1)
+        if columns == 1:  # there is room for names beside the points
+            ends = [(100 * p.lost, p.alike, names[p.model], colors[p.model]) for p in points]
+            style.name_beside(axes[0, 0], ends, 0.75 * figure.get_figheight())
+        else:
+            handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
+            ncols = min(per_line, len(models))
+            figure.legend(handles=handles, loc="outside upper center", ncols=ncols, handletextpad=0.1)
         said = (
             "; ρ: Spearman's, of movement (1 − likeness) and loss"
             if any(map(math.isfinite, sum(rho.values(), ())))
             else ""
         )
-        figure.supxlabel(f"accuracy lost (percentage points){said}", fontsize=7.5)
-        figure.supylabel("likeness to the maps in distribution", fontsize=7.5)
+        figure.supxlabel(f"Accuracy lost (percentage points), bars: intervals of the likeness{said}", fontsize=7.5)
+        figure.supylabel("Likeness to the maps in distribution", fontsize=7.5)
     return figure
 
 
@@ -121,7 +126,7 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
         columns = min(len(models), 5)
         rows = math.ceil(len(models) / columns)
         width = max(2.6, style.PAGE_WIDTH * columns / 5)
-        figure = Figure(figsize=(width, rows * 1.35 + (0.75 if columns > 4 else 1.0)))
+        figure = Figure(figsize=(width, rows * 1.35 + (0.75 if columns > 3 else 1.0)))
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
         ends = (max(c.in_dist, c.probe + c.high - c.change) for c in (level.energy for level in levels))
         top = max(*(level.chance_in_dist for level in levels), *ends)
@@ -132,31 +137,33 @@ def explanation_depths(levels: Sequence[Level], in_dist: str, probe: str) -> Fig
             own = [level for level in levels if level.model == models[k]]
             x = np.arange(1, len(own) + 1)
             ax.plot(x, [level.chance_in_dist for level in own], color=_CHANCE, lw=0.9, ls=(0, (2, 2)))
-            (before,) = ax.plot(x, [level.energy.in_dist for level in own], color=_BEFORE, marker="o", ms=2.8)
-            style.tell(before, _shares(in_dist, own, [level.energy.in_dist for level in own]))
-            after = [level.energy.probe for level in own]
+            before, after = [level.energy.in_dist for level in own], [level.energy.probe for level in own]
+            ax.grid(axis="y")
+            ax.plot(x, before, color=_BEFORE)
             # the interval is that of the change, drawn where the change ends
             reach = [
                 [level.energy.change - level.energy.low for level in own],
                 [level.energy.high - level.energy.change for level in own],
             ]
-            moved = ax.errorbar(x, after, yerr=reach, color=_AFTER, marker="s", ms=2.8, elinewidth=0.7)
-            style.tell(moved[0], _shares(probe, own, after))
+            ax.errorbar(x, after, yerr=reach, color=_AFTER, elinewidth=0.7)
+            for at, level in zip(x, own, strict=True):
+                where, change = f"{level.model} at {level.depth}", level.energy
+                (mark,) = ax.plot(at, change.in_dist, ls="", color=_BEFORE, marker="o", ms=2.8)
+                style.tell(mark, f"{where} on {in_dist}: {percent(change.in_dist)} % of the map on the object")
+                (mark,) = ax.plot(at, change.probe, ls="", color=_AFTER, marker="s", ms=2.8)
+                moved = f"{percent(change.change, signed=True)} points [{percent(change.low)}, {percent(change.high)}]"
+                style.tell(mark, f"{where} on {probe}: {percent(change.probe)} % of the map on the object, {moved}")
             ax.set_title(names[models[k]], fontsize=7)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlim(0.6, len(own) + 0.4)
             ax.set_ylim(0, 1.06 * top)
+            ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
         handles = [
             Line2D([], [], color=_BEFORE, marker="o", ms=3, label=style.short(in_dist)),
             Line2D([], [], color=_AFTER, marker="s", ms=3, label=f"{shown} (bars: interval of the change)"),
-            Line2D([], [], color=_CHANCE, ls=(0, (2, 2)), label="share that the object covers"),
+            Line2D([], [], color=_CHANCE, ls=(0, (2, 2)), label="share of the image that the object covers"),
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3 if columns > 4 else 1)
-        figure.supxlabel("depth, from first to last", fontsize=7.5)
-        figure.supylabel("share of the map on the object", fontsize=7.5)
+        figure.legend(handles=handles, loc="outside upper center", ncols=3 if columns > 3 else 1)
+        figure.supxlabel("Depth, from first to last", fontsize=7.5)
+        figure.supylabel("Share of the map on the object (%)", fontsize=7.5)
     return figure
-
-
-def _shares(dataset: str, levels: Sequence[Level], shares: Sequence[float]) -> str:
-    steps = ", ".join(f"{level.depth} {percent(share)} %" for level, share in zip(levels, shares, strict=True))
-    return f"{levels[0].model} on {dataset}, share of the map on the object: {steps}"

@@ -143,6 +143,8 @@ def _cell(ax: Axes, row: int, column: int, report: GapReport, image: AxesImage, 
     assert shown is not None
     color = style.text_color(image.to_rgba(shown)[row, column])
     digits = _digits(scale)
+    box = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=image.to_rgba(shown)[row, column], lw=0)
+    ax.add_patch(box)  # of the pixel's own colour, so that the cell can be pointed at
     sure = gap.low > 0 or gap.high < 0
     value = f"{scale * gap.value:{digits}}".replace("-", "−")
     ends = f"[{scale * gap.low:{digits}}, {scale * gap.high:{digits}}]".replace("-", "−")
@@ -150,6 +152,9 @@ def _cell(ax: Axes, row: int, column: int, report: GapReport, image: AxesImage, 
     weight = "bold" if sure else "normal"
     ax.text(column, row - 0.03, value, ha="center", va="bottom", fontsize=7.5, color=color, fontweight=weight)
     ax.text(column, row + 0.08, ends, ha="center", va="top", fontsize=small, color=color)
+    sides = " → ".join(f"{scale * side:{digits}}" for side in (report.in_dist_value, report.probe_value))
+    n = f"{report.n_in_dist:,} against {report.n_probe:,} images" if not report.paired else f"{report.n_probe:,} pairs"
+    style.tell(box, f"{report.model} on {report.probe}: {value} {ends}, {sides}, {n}")
 
 
 def _sorted_by_mean_gap(named: list[tuple[str, GapReport]]) -> list[str]:

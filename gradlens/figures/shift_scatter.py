@@ -172,7 +172,10 @@ def draw_on(
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     if named:
-        _name_beside(ax, points, colors, named)
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        ends = [(p.x.value, p.y.value, named[p.model], colors[p.model]) for p in points]
+        style.name_beside(ax, ends, 0.75 * figure.get_figheight())
     return ax
 
 
@@ -199,37 +202,3 @@ def _told(e: Estimate) -> str:
 
 def _sets(points: Sequence[Point]) -> str:
     return ", ".join(style.short(name, 40) for name in dict.fromkeys(p.in_dist for p in points))
-
-
-def _name_beside(ax: Axes, points: Sequence[Point], colors: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Names in a column right of the axes, each as near to its point's height as the others let it, with a leader."""
-    size = 7
-    bottom, top = ax.get_ylim()
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    inches = 0.75 * figure.get_figheight()  # of the axes, at least; they are laid out later
-    step = (top - bottom) * size * 1.2 / 72 / inches
-    ordered = sorted(points, key=lambda p: (p.y.value, p.x.value))
-    places = _spread([p.y.value for p in ordered], step)
-    for p, place in zip(ordered, places, strict=True):
-        ax.annotate(
-            names[p.model],
-            xy=(p.x.value, p.y.value),
-            xytext=(ax.get_xlim()[1], place),
-            color=colors[p.model],
-            fontsize=size,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colors[p.model], "linewidth": 0.4, "alpha": 0.7, "shrinkB": 3},
-        )
-
-
-def _spread(wanted: Sequence[float], step: float) -> np.ndarray:
-    """Places in the order of ``wanted`` (ascending) at least ``step`` apart, moving groups as little as possible."""
-    groups: list[tuple[float, int]] = []  # centre, members
-    for value in wanted:
-        groups.append((value, 1))
-        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < step * (groups[-1][1] + groups[-2][1]) / 2:
-            (c0, n0), (c1, n1) = groups[-2:]
-            groups[-2:] = [((c0 * n0 + c1 * n1) / (n0 + n1), n0 + n1)]
-    return np.concatenate([c + step * (np.arange(n) - (n - 1) / 2) for c, n in groups])

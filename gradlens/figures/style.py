@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
@@ -153,6 +154,43 @@ def tell(artist: Artist, text: str) -> None:
         text: a few words with numbers.
     """
     artist.set_gid(_TOLD + " ".join(text.split()))
+
+
+def name_beside(ax: Axes, ends: Sequence[tuple[float, float, str, str]], inches: float, size: float = 7) -> None:
+    """Names in a column right of the axes, each as near to its point's height as the others let it, with a leader.
+
+    Args:
+        ax: axes whose limits are set.
+        ends: (x, y, name, colour) of each point.
+        inches: height of the axes, at least; they are laid out later.
+        size: of the letters, in points.
+    """
+    bottom, top = ax.get_ylim()
+    ordered = sorted(ends, key=lambda end: (end[1], end[0]))
+    places = spread([y for _, y, _, _ in ordered], (top - bottom) * size * 1.2 / 72 / inches)
+    for (x, y, name, color), place in zip(ordered, places, strict=True):
+        ax.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.02, place),
+            textcoords=ax.get_yaxis_transform(),
+            color=color,
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "alpha": 0.7, "shrinkB": 3},
+        )
+
+
+def spread(wanted: Sequence[float], step: float) -> np.ndarray:
+    """Places in the order of ``wanted`` (ascending) at least ``step`` apart, moving groups as little as possible."""
+    groups: list[tuple[float, int]] = []  # centre, members
+    for value in wanted:
+        groups.append((value, 1))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < step * (groups[-1][1] + groups[-2][1]) / 2:
+            (c0, n0), (c1, n1) = groups[-2:]
+            groups[-2:] = [((c0 * n0 + c1 * n1) / (n0 + n1), n0 + n1)]
+    return np.concatenate([c + step * (np.arange(n) - (n - 1) / 2) for c, n in groups])
 
 
 @cache

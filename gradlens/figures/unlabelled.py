@@ -41,10 +41,15 @@ def unlabelled(dataset: str, guesses: Sequence[Guess], records: Sequence[Record]
         ax = figure.add_subplot()
         for y, model in enumerate(models):
             ax.axhline(y, color="#eeeeee", lw=0.5, zorder=0)
-            others = [g.estimate.value for g in rest if g.model == model]
-            ax.plot(others, [y] * len(others), ls="", marker="|", ms=6, color=_OTHER, zorder=1)
+            for g in rest:
+                if g.model == model and (best is None or g.way != (best.method, best.probabilities)):
+                    (mark,) = ax.plot(g.estimate.value, y, ls="", marker="|", ms=6, color=_OTHER, zorder=1)
+                    style.tell(mark, f"{model} on {dataset}, {_way(*g.way)}: {_estimated(g)}")
             if model in naive:
-                ax.plot([naive[model]], [y], ls="", marker="o", ms=3.6, mfc="white", mec="#555555", mew=0.7, zorder=2)
+                (mark,) = ax.plot(
+                    [naive[model]], [y], ls="", marker="o", ms=3.6, mfc="white", mec="#555555", mew=0.7, zorder=2
+                )
+                style.tell(mark, f"{model}, accuracy in distribution: {percent(naive[model])} %")
             for g in rest:
                 if best is None or g.model != model or g.way != (best.method, best.probabilities):
                     continue
@@ -53,7 +58,8 @@ def unlabelled(dataset: str, guesses: Sequence[Guess], records: Sequence[Record]
                     y, max(0, e.low - best.mae.value), min(1, e.high + best.mae.value), color=style.PALETTE[0], lw=0.6
                 )
                 ax.hlines(y, e.low, e.high, color=style.PALETTE[0], lw=2.2)
-                ax.plot([e.value], [y], ls="", marker="o", ms=4, color=style.PALETTE[0], zorder=3)
+                (mark,) = ax.plot([e.value], [y], ls="", marker="o", ms=4, color=style.PALETTE[0], zorder=3)
+                style.tell(mark, f"{model} on {dataset}, {_way(*g.way)}: {_estimated(g)}")
         ax.set_yticks(range(len(models)), [names[m] for m in models])
         ax.set_ylim(len(models) - 0.4, -0.6)
         ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
@@ -64,8 +70,17 @@ def unlabelled(dataset: str, guesses: Sequence[Guess], records: Sequence[Record]
             Line2D([], [], ls="", marker="o", ms=3.6, mfc="white", mec="#555555", label="accuracy in distribution"),
         ]
         if best is not None:
-            kind = "" if best.probabilities == "none" else f", {best.probabilities}"
-            told = f"{ESTIMATORS[best.method].title}{kind}: interval, ± {percent(best.mae.value)} (its error elsewhere)"
+            way = _way(best.method, best.probabilities)
+            told = f"{way}: interval, ± {percent(best.mae.value)} (its error elsewhere)"
             handles.insert(0, Line2D([], [], marker="o", ms=4, lw=2.2, color=style.PALETTE[0], label=told))
         figure.legend(handles=handles, loc="outside lower center", ncols=1 if best else 2)
     return figure
+
+
+def _way(method: str, probabilities: str) -> str:
+    return ESTIMATORS[method].title + ("" if probabilities == "none" else f", {probabilities}")
+
+
+def _estimated(g: Guess) -> str:
+    e = g.estimate
+    return f"estimated {percent(e.value)} %" + (f" [{percent(e.low)}, {percent(e.high)}]" if e.low < e.high else "")
