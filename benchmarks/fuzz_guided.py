@@ -3,13 +3,14 @@
     python benchmarks/fuzz_guided.py --seconds 60
 
 Each reader runs in a process of its own for that long, starting from its valid files; a crash, an unclear error, a hang
-of more than 25 s or more than 4 GB end it with the input that did it, which is written beside. Needs the extra
-``gradlens[soak]``.
+of more than 25 s or more than 4 GB end it with the input that did it, which is written beside. Printed are the branches
+that the valid files reach at first, and all that were reached in the end. Needs the extra ``gradlens[soak]``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -71,30 +72,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=60, help="for each reader")
     parser.add_argument("--reader", choices=list(GUIDED), help="this one only, in this process")
+    parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reader and options.corpus:
         one(options.reader, options.seconds, options.corpus)
         return
-    failed = False
-    print(f"{'reader':<20} {'inputs':>9}  {'branches':>8}  outcome")
+    rows: dict[str, dict[str, object]] = {}
+    print(f"{'reader':<20} {'inputs':>9} {'at first':>9} {'in the end':>10}  outcome")
     for reader in [options.reader] if options.reader else GUIDED:
         with tempfile.TemporaryDirectory() as corpus:
             own = [sys.executable, __file__, "--reader", reader, "--seconds", str(options.seconds), "--corpus", corpus]
             done = subprocess.run(own, capture_output=True, text=True, errors="replace", check=False)
             inputs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
-            branches = re.findall(r"\bcov: (\d+)", done.stderr)
+            branches = [int(n) for n in re.findall(r"\bcov: (\d+)", done.stderr)] or [0]
+            rows[reader] = row = {
+                "inputs": int(inputs[1]) if inputs else 0, "first": branches[0], "last": branches[-1],
+                "failed": bool(done.returncode),
+            }  # fmt: skip
             print(
-                f"{reader:<20} {int(inputs[1]) if inputs else 0:>9,}  {branches[-1] if branches else '?':>8}  "
-                f"{'no failure' if not done.returncode else 'FAILURE'}",
+                f"{reader:<20} {row['inputs']:>9,} {row['first']:>9} {row['last']:>10}  "
+                f"{'FAILURE' if row['failed'] else 'no failure'}",
                 flush=True,
             )
             if done.returncode:
-                failed = True
                 print(done.stderr[-3000:], file=sys.stderr)
                 for left in Path(corpus).glob("*-*"):
                     left.rename(Path.cwd() / f"fuzz-{left.name}")
-    sys.exit(failed)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        document = {"schema": 1, "seconds": options.seconds, "readers": rows}
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    sys.exit(any(row["failed"] for row in rows.values()))
 
 
 if __name__ == "__main__":

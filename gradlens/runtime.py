@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from gradlens.errors import GradlensError, InstallationError
+from gradlens.errors import GradlensError, InputError, InstallationError
 from gradlens.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -230,3 +230,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def plain_file(path: Path) -> Path:
+    """``path``, to be opened: a file, a folder or nothing at all, of which opening it tells at once.
+
+    Raises:
+        InputError: it is a pipe, which may be waited for without end, or a device, which may have no end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: expected a file, got a pipe, a device or a socket; write its content to a file")
+    return path

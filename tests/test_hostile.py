@@ -19,6 +19,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fuzz.bombs import png
+from fuzz.inputs import cases as cases_of
+from fuzz.inputs import unclear
+from fuzz.readers import CLEAR, READERS
 from gradlens.cli.zoo import command as zoo_command
 from gradlens.data import room
 from gradlens.data.image_set import ImageSet
@@ -277,3 +280,60 @@ def test_messages_are_one_printable_line() -> None:
     assert "\\x1b[2J\\u202e' and more" in said
     assert len(said) < 2_000
     assert one_line("as it is, × and – too") == "as it is, × and – too"
+
+
+# ---------------------------------------------------------------- what is no file
+
+
+class Pipe:
+    """A pipe with a name in the place of a file, that notices who opens it, and lets them go on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.opened = path, False
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            try:  # refused by the system as long as nobody has it open to read
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+                self.opened = True
+            except OSError:
+                pass
+
+    def __enter__(self) -> Pipe:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+
+FILES = [
+    (reader, name)
+    for reader in READERS
+    if not reader.startswith("image: ")  # those are handed bytes; the sets below name image files
+    for name in sorted({n for case in cases_of(reader) for n in case})
+]
+"""Every file that any reader opens."""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize(("reader", "name"), FILES)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(reader: str, name: str, tmp_path: Path) -> None:
+    """Whoever opens it would wait for a writer that never comes; a device such as /dev/zero would never end."""
+    given = next(case for case in cases_of(reader) if name in case)
+    for file, data in given.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(data)
+    said = ""
+    with Pipe(tmp_path / name) as pipe:
+        try:
+            READERS[reader].read(tmp_path)
+        except CLEAR as err:
+            said = str(err)
+    assert not pipe.opened
+    assert unclear(said or "skipped, and named") == ""

@@ -22,7 +22,7 @@ from gradlens.data.decode import decode, decode_mask
 from gradlens.data.room import ROOM
 from gradlens.errors import InputError
 from gradlens.records import Role, Sample, Skipped
-from gradlens.runtime import Runtime
+from gradlens.runtime import Runtime, plain_file
 
 
 class Store(ABC):
@@ -155,7 +155,7 @@ def sha256_of(encoded: bytes | Path | np.ndarray) -> str:
     if not isinstance(encoded, Path):
         return hashlib.sha256(encoded).hexdigest()
     try:
-        with encoded.open("rb") as stream:
+        with plain_file(encoded).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as err:
         raise InputError(f"{encoded}: expected a readable file, but the system refused: {err.strerror}") from err

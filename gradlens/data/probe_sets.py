@@ -30,7 +30,7 @@ from gradlens.data.folders import Files, not_an_image, open_folder, remarks_on
 from gradlens.data.image_set import ImageSet, sha256_of
 from gradlens.errors import InputError, NotFoundError
 from gradlens.records import Role, Sample, Skipped
-from gradlens.runtime import Runtime, bundled, cache_dir, versions
+from gradlens.runtime import Runtime, bundled, cache_dir, plain_file, versions
 
 MANIFEST, TABLE = "probe.toml", "images.csv"
 COLUMNS = ("path", "class", "pair", "severity", "sha256", "mask")
@@ -102,7 +102,7 @@ class Manifest(BaseModel):
             InputError: there is none, it is not TOML, or a field is missing, unknown or wrong; names the field.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(plain_file(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: expected a probe set's manifest, but there is no such file") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
@@ -213,7 +213,7 @@ def read_table(path: Path, classes: Iterable[str]) -> list[dict[str, str]]:
         InputError: not a table, a column or value is missing or wrong, a path leaves the folder or stands there twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = plain_file(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{path}: expected a table of images as UTF-8 CSV: {err}") from err
     reader = csv.DictReader(text.splitlines())

@@ -19,6 +19,7 @@ from PIL import Image, JpegImagePlugin
 
 from gradlens.data.image_set import ImageSet
 from gradlens.errors import InputError
+from gradlens.runtime import plain_file
 
 PIXELS = "pixels"
 """The codec of images that are stored as arrays."""
@@ -84,7 +85,7 @@ def properties_of(image_set: ImageSet, i: int) -> Properties:
 
 def _header(encoded: bytes | Path, name: str) -> tuple[str, int | None, tuple[tuple[int, ...], ...], int]:
     try:
-        with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
+        with Image.open(plain_file(encoded) if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
             codec = str(image.format)
             quantisation = getattr(image, "quantization", None)
             if codec not in ("JPEG", "MPO") or not quantisation:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from gradlens.runtime import plain_file
+
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 ELEMENTS = {"svg", "g", "defs", "clipPath", "path", "rect", "use", "text", "tspan", "image", "title"}
 LEFT_OUT = {"metadata", "style"}  # who made it, and a rule about line ends that page.css has
@@ -36,7 +38,7 @@ def inline(path: Path, label: str) -> Markup | None:
         path: an SVG file.
         label: what the chart shows, in words.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = plain_file(path).read_text(encoding="utf-8", errors="replace")
     if "<!ENTITY" in text or len(text) > 4_000_000:  # with entities, a small file can become endless
         return None
     try:

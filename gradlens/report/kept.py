@@ -11,6 +11,7 @@ from typing import Any
 
 from gradlens.errors import InputError
 from gradlens.report.tiles import data_uri
+from gradlens.runtime import plain_file
 
 INDEX = "images/index.json"
 _LISTS = ("samples", "scenes", "maps", "features", "refused", "unreadable", "sets")
@@ -81,7 +82,7 @@ def read_kept(folder: Path) -> Kept | None:
     """
     path = folder / INDEX
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(plain_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:

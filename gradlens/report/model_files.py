@@ -12,6 +12,7 @@ from typing import Any
 
 from gradlens.errors import InputError
 from gradlens.report.run_files import Run, raw_rows
+from gradlens.runtime import plain_file
 
 MEASURED = ("parameters", "flops", "size_bytes", "latency_ms", "latency_p95_ms")
 
@@ -136,7 +137,7 @@ def _cards(folder: Path, known: set[str]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            card = json.loads(path.read_text(encoding="utf-8"))
+            card = json.loads(plain_file(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as err:
             raise InputError(f"{path} is not JSON: {err}") from None
         if not isinstance(card, dict) or not isinstance(card.get("model"), str):

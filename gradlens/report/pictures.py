@@ -14,6 +14,7 @@ from PIL import Image
 
 from gradlens.errors import InputError
 from gradlens.report.drawings import inline
+from gradlens.runtime import plain_file
 
 WIDEST = 1800  # pixels: a figure of a page's width at 260 dots per inch
 LOSSLESS = 400_000  # bytes: charts stay under this without loss; photographs do not and are compressed
@@ -190,13 +191,13 @@ def embed(path: Path, caption: str = "", told: str = "") -> Picture:
     inches = 0.0
     drawn = path.suffix.lower() == ".svg"
     if drawn:
-        content, kind = path.read_bytes(), "svg+xml"
+        content, kind = plain_file(path).read_bytes(), "svg+xml"
         width, height = 0, 0  # its viewBox knows
         if points := WIDTH.search(content[:2000]):
             inches = float(points[1]) / 72
     else:
         try:
-            with Image.open(path) as file:
+            with Image.open(plain_file(path)) as file:
                 said = _said(file)
                 if file.info.get("dpi", (0, 0))[0] > 1:
                     inches = file.width / float(file.info["dpi"][0])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from gradlens.errors import InputError
 from gradlens.records import Estimate, GapReport, Skipped
+from gradlens.runtime import plain_file
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ def _analysed(folder: Path, told: Mapping[str, Any]) -> Analysed:
 def raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
     """Rows with every cell as the file has it; none where there is no file."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with plain_file(path).open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
                 yield {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
     except FileNotFoundError:
@@ -181,7 +182,7 @@ def run_json(folder: Path) -> Mapping[str, Any]:
         )
     path = folder / "run.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(plain_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no run.json: no run, or one that did not finish") from None
     except (ValueError, RecursionError) as err:
@@ -201,7 +202,7 @@ WHOLE = {"n", "n_in_dist", "n_probe", "classes", "b", "c"}
 def records(path: Path, make: Callable[[dict[str, Any]], T], optional: bool = False) -> Iterator[T]:
     """What ``make`` makes of each row: text as it is, counts as int, everything else as float (empty: not a number)."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with plain_file(path).open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
             for row in reader:
                 try:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gradlens.errors import InputError
+from gradlens.runtime import plain_file
 
 Box = tuple[int, int, int, int]
 """Where a map lies in its sheet: (left, top, width, height) in pixels."""
@@ -82,7 +83,7 @@ def unpacked(path: Path, box: Sequence[int]) -> np.ndarray:
         InputError: the sheet cannot be read, or has nothing there.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(plain_file(path)) as file:
             sheet = np.asarray(file.convert("L"))
     except (OSError, ValueError, SyntaxError) as err:
         raise InputError(f"{path} is no picture that can be read: {err}") from err
@@ -101,7 +102,7 @@ def data_uri(path: Path) -> str:
     """
     kinds = {b"\x89PNG": "png", b"RIFF": "webp"}
     try:
-        content = path.read_bytes()
+        content = plain_file(path).read_bytes()
     except OSError as err:
         raise InputError(f"{path}: expected a picture of this run, but the system refused: {err.strerror}") from err
     kind = kinds.get(content[:4])

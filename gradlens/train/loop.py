@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from gradlens.errors import TrainingError
-from gradlens.runtime import Runtime, seed_everything, whole_file
+from gradlens.runtime import Runtime, plain_file, seed_everything, whole_file
 from gradlens.train import freezing
 from gradlens.train.augment import Augmenter, derive_seed, draw, order
 from gradlens.train.balance import class_weights
@@ -356,7 +356,7 @@ def _write_metrics(folder: Path, history: Sequence[Epoch], stopped: str = "") ->
 
 def _read_state(path: Path, mark: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(plain_file(path), map_location="cpu", weights_only=True)
         found, _ = state["mark"], state["rates"]  # the latter is missing from a state of an older version
         other = Recipe.model_validate_json(found["recipe"])
     except Exception as err:  # torch raises many kinds for a file that is none of its own

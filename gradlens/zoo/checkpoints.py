@@ -21,7 +21,7 @@ from torch import nn
 
 from gradlens.errors import CheckpointError, ModelError, NotFoundError
 from gradlens.records import LoadedModel, Preprocess
-from gradlens.runtime import bundled, versions, whole_file
+from gradlens.runtime import bundled, plain_file, versions, whole_file
 from gradlens.zoo import consent
 from gradlens.zoo.build import PREFIXES, build_seeded, split_builder
 from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
@@ -229,7 +229,7 @@ def stale_fields(folder: Path, card: Card) -> list[str]:
     stale = [k for k in {**expected, **config} if k != "gradlens" and config.get(k) != expected.get(k)]
     readme = folder / README
     try:
-        written = readme.read_text(encoding="utf-8")
+        written = plain_file(readme).read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         written = ""
     # the title is the name it was given when it was written, which a copied folder keeps
@@ -290,7 +290,7 @@ def read_card(folder: Path) -> Card:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
-        return dict(_mapping(json.loads(path.read_text(encoding="utf-8")), path, "the document"))
+        return dict(_mapping(json.loads(plain_file(path).read_text(encoding="utf-8")), path, "the document"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint folder: it has no {CONFIG}") from None
     except (ValueError, RecursionError) as err:

@@ -137,6 +137,16 @@ def _tensor(*shape: int) -> dict[str, object]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 if shape[0] else 0]}
 
 
+def _twice(column: str) -> bytes:
+    """A table of images in which a column stands twice."""
+    picture = pa.array([{"bytes": encoded(Image.new("L", (2, 2)), "PNG"), "path": "a.png"}])
+    columns = {"image": picture, "label": pa.array(["ash"])}
+    names = [*columns, column]
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([columns[name] for name in names], names=names), stream)
+    return stream.getvalue()
+
+
 def _torch(document: object) -> bytes:
     stream = io.BytesIO()
     torch.save(document, stream)
@@ -270,6 +280,11 @@ BOMBS: dict[str, tuple[str, Callable[[], Case]]] = {
     "CSV of 100,000 columns": (
         "predictions: CSV", lambda: {"p.csv": b",".join(b"c%d" % i for i in range(100_000)) + b"\n" + b"," * 99_999}
     ),
+    "CSV with a column twice": (
+        "predictions: CSV", lambda: {"p.csv": b"model,dataset,path,label,prediction,path\nm,d,a,0,0,b\n"}
+    ),
+    "Parquet with the images twice": ("images: Parquet", lambda: {"images.parquet": _twice("image")}),
+    "Parquet with the labels twice": ("images: Parquet", lambda: {"images.parquet": _twice("label")}),
     "CSV with a label of a billion": (
         "predictions: CSV", lambda: {"p.csv": b"model,dataset,path,label,prediction\nm,d,a,999999999,0\n"}
     ),

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gradlens.data.image_set import ImageSet
 from gradlens.errors import InputError, NotFoundError
 from gradlens.records import Skipped
+from gradlens.runtime import plain_file
 
 
 class ClassMap(BaseModel):
@@ -41,7 +42,7 @@ class ClassMap(BaseModel):
             InputError: no such file, not TOML, or a field is unknown or wrong.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(tomllib.loads(plain_file(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise InputError(f"{path}: expected a class mapping, but there is no such file") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:

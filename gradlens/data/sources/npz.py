@@ -13,6 +13,7 @@ from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
 from gradlens.records import Sample
+from gradlens.runtime import plain_file
 
 
 class Pixels(Store):
@@ -44,7 +45,7 @@ def open_npz(path: Path) -> ImageSet:
         InputError: no archive, no array ``images``, or an array of another type or shape.
     """
     try:
-        check_archive(path, ("images", "labels", "classes"))
+        check_archive(plain_file(path), ("images", "labels", "classes"))
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = archive.files
             images, labels, classes = (archive.get(name) for name in ("images", "labels", "classes"))

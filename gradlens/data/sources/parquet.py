@@ -24,6 +24,7 @@ from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
 from gradlens.records import Sample
+from gradlens.runtime import plain_file
 
 ROWS_AT_ONCE = 64
 CACHE_BYTES = 64 * 2**20  # encoded images kept in memory; one row group is kept even if it is larger
@@ -110,9 +111,11 @@ def columns_of(path: Path, file: pq.ParquetFile) -> tuple[str, str | None, tuple
     Names are ``None`` where labels are names themselves.
 
     Raises:
-        InputError: there is no image column, or numbers without names.
+        InputError: there is no image column, a column stands there twice, or numbers have no names.
     """
     schema = file.schema_arrow
+    if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
+        raise InputError(f"{path}: expected each column once, {twice!r} stands there more than once; remove one")
     features = _features(path, schema)
     image = _column(schema, features, "Image", IMAGE_NAMES)
     if image is None or not _holds_images(schema.field(image).type):
@@ -130,7 +133,7 @@ def open_parquet(path: Path) -> ImageSet:
         InputError: the file is damaged, has no image column, no rows, or labels without names.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(plain_file(path))
         check_parquet(path, file.metadata)
     except InputError:
         raise

@@ -24,6 +24,7 @@ from gradlens.data.folders import remarks_on
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
 from gradlens.records import Sample, Skipped
+from gradlens.runtime import plain_file
 
 JSON_FIELDS = ("label", "cls", "class", "class_name")
 NAME_FILES = ("classnames.txt", "classes.txt")
@@ -130,7 +131,7 @@ def _numbers(first: str, last: str) -> Iterator[str]:
 
 def _entries(shard: Path, skipped: list[Skipped]) -> dict[str, _Entry]:
     try:
-        with tarfile.open(shard, mode="r:") as archive:
+        with tarfile.open(plain_file(shard), mode="r:") as archive:
             found = [(m.name, Member(shard, m.offset_data, m.size)) for m in archive if m.isreg() and not m.issparse()]
     except FileNotFoundError:
         raise InputError(f"{shard}: expected a WebDataset tar, but there is no such file") from None
@@ -196,7 +197,7 @@ def _classes(
 
 def _names_in(file: Path) -> tuple[str, ...]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = plain_file(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise InputError(f"{file}: expected class names in UTF-8, one a line: {reason(err)}") from err
     names = tuple(line.strip() for line in lines if line.strip())

@@ -24,7 +24,7 @@ from gradlens.data.sources import open_source
 from gradlens.data.sources.mapping import ClassMap, map_classes
 from gradlens.errors import InputError, suggest
 from gradlens.records import Role, Sample, Skipped
-from gradlens.runtime import Runtime, whole_file
+from gradlens.runtime import Runtime, plain_file, whole_file
 
 ABOUT_COLUMNS = ("path", "source_url", "licence")
 
@@ -210,7 +210,7 @@ class _Notes:
     @classmethod
     def read(cls, path: Path, images: ImageSet) -> _Notes:
         try:
-            reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+            reader = csv.DictReader(plain_file(path).read_text(encoding="utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as err:
             raise InputError(f"{path}: expected a table about the images as UTF-8 CSV: {err}") from err
         header_ = reader.fieldnames or []
