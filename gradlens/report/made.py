@@ -17,7 +17,7 @@ def remarks(about: Mapping[str, Any]) -> list[str]:
 
 
 def intervals(run: Run) -> list[tuple[str, str, str]]:
-    """(metric, how the intervals of scores were made, how those of gaps were made)."""
+    """(metrics, how the intervals of their scores were made, how those of their gaps were made)."""
     scores: dict[str, dict[str, None]] = {}
     gaps: dict[str, dict[str, None]] = {}
     for own in run.scores.values():
@@ -26,7 +26,10 @@ def intervals(run: Run) -> list[tuple[str, str, str]]:
     for g in run.gaps:
         if g.label_space == "shared":
             gaps.setdefault(g.metric, {})[g.gap.interval] = None
-    return [(title_of(m), "; ".join(scores[m]), "; ".join(gaps.get(m, {}))) for m in scores]
+    ways: dict[tuple[str, str], list[str]] = {}
+    for metric in scores:
+        ways.setdefault(("; ".join(scores[metric]), "; ".join(gaps.get(metric, {}))), []).append(title_of(metric))
+    return [(", ".join(metrics), *way) for way, metrics in ways.items()]
 
 
 def _said(record: Mapping[str, Any], key: str) -> str:

@@ -88,7 +88,7 @@ def read_model_files(run: Run) -> ModelFiles:
             pair = _text(row, "class", where), _text(row, "predicted", where)
             answers.setdefault(key, Counter())[pair] += _whole(row, "n", where)
     return ModelFiles(
-        costs, {m: tuple(rows) for m, rows in depths.items()}, _cards(run.folder / "cards", known), answers
+        costs, {m: tuple(rows) for m, rows in depths.items()}, read_cards(run.folder / "cards", known), answers
     )
 
 
@@ -133,7 +133,12 @@ def _depth(row: Mapping[str, str], where: str) -> DepthRow:
     )
 
 
-def _cards(folder: Path, known: set[str]) -> dict[str, Mapping[str, Any]]:
+def read_cards(folder: Path, known: set[str]) -> dict[str, Mapping[str, Any]]:
+    """The cards in a folder by the model that they are of; those of models that are not in ``known`` are left out.
+
+    Raises:
+        InputError: a file is no card; says which.
+    """
     found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         try:

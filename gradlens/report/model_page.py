@@ -118,7 +118,7 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
                 _bars(run, model),
                 tuple(charts(history, kept if isinstance(kept, int) else 0)),
                 history_table(history, shown[model]),
-                tuple(facts(run, model, card)),
+                tuple(facts(run.about, model, card)),
                 architecture(files.depths.get(model, ())),
             )
         )
@@ -237,9 +237,9 @@ def _bar(
 # ---------------------------------------------------------------------------------------------- the card
 
 
-def facts(run: Run, model: str, card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of a model's making, from its card and ``run.json``; only what is there."""
-    about = next((m for m in _list(run.about.get("models")) if isinstance(m, dict) and m.get("name") == model), {})
+def facts(run: Mapping[str, Any], model: str, card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a model's making, from its card and the content of ``run.json``; only what is there."""
+    about = next((m for m in _list(run.get("models")) if isinstance(m, dict) and m.get("name") == model), {})
     training, settings = _part(card, "training"), _part(_part(card, "training"), "settings")
     preprocess = _part(card, "preprocess")
     classes = card.get("classes")

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -19,11 +19,14 @@ from gradlens import __version__
 from gradlens.report.others import is_other, read_other
 from gradlens.report.pictures import Picture, embed
 from gradlens.report.run_files import Run, figure_files, read, run_json
+from gradlens.report.training import is_training, read_training
 from gradlens.report.views import page_title, pictured, view
 from gradlens.runtime import whole_file
 from gradlens.shift.tables import percent
 
-ROOM = 8_000_000  # bytes of pictures in one page; what comes after is linked, so that the page can still be mailed
+ROOM = 8_000_000  # bytes of figures in one page
+FIGURES_OF_TRAINING = ("class_distribution",)
+MOST = 9_900_000  # bytes of a page: figures that would make it larger are linked, so that the page can still be mailed
 
 
 class Section(NamedTuple):
@@ -38,7 +41,8 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` into a run's folder, from the files that are there; nothing is computed again.
 
     Args:
-        run_dir: the folder of a run: of a shift evaluation, of maps, of costs.
+        run_dir: the folder of a run: of a shift evaluation, of maps, of costs; or the work folder of a training, which
+            has a page while it is unfinished, too.
         about: what ``run.json`` is going to hold, for a run that has not written it yet (it is a run's last file).
 
     Returns:
@@ -48,7 +52,13 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
         InputError: the folder is that of no finished run, or one of its files is not what it should be.
     """
     # what is given goes through JSON as well, so that the page is the same when it is built again from the file
-    about = run_json(run_dir) if about is None else json.loads(json.dumps(about))
+    if about is not None:
+        about = json.loads(json.dumps(about))
+    elif (run_dir / "run.json").exists() or not is_training(run_dir):
+        about = run_json(run_dir)
+    if is_training(run_dir):
+        return _build_training(run_dir, about)
+    assert about is not None
     if is_other(about):
         return _build_other(run_dir, about)
     run = read(run_dir, about)
@@ -57,45 +67,83 @@ def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
     of_model = {f"confusion-{model.replace('/', '--')}": model for model in run.models}
     counted = (run_dir / "confusion.csv").is_file()
     figures = [path for path in run.figures if not (counted and path.stem in of_model)]
-    pictures, linked = _embedded(figures, told=_told(run, shown["sentences"][1:]))
+    told = _told(run, shown["sentences"][1:])
     of_analysis = {name: one.name for one in run.analyses for name in one.figures}
-    in_analysis: dict[str, list[Picture]] = {one.name: [] for one in run.analyses}
-    for picture in pictures:
-        if picture.name in of_analysis:
-            in_analysis[of_analysis[picture.name]].append(picture)
-    # the lines are drawn through the same points, so that one of the two scatters is enough
-    scatter = [p for p in pictures if p.name == "shift_scatter" and not in_analysis.get("lines")]
-    of_gaps = {"heat": [p for p in pictures if p.name == "gap_heatmap"], "scatter": scatter}
     elsewhere = {*of_model, *of_analysis, "gap_heatmap", "shift_scatter"}
-    html = _render(
-        "report.html.j2",
-        title=page_title(run),
-        pictures=[picture for picture in pictures if picture.name not in elsewhere],
-        of_gaps=of_gaps,
-        in_analysis=in_analysis,
-        confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
-        linked=linked,
-        base=run_dir,
-        tables=_tables(run_dir, pictures),
-        **shown,
-        **pictured(run),
-    )
-    return _write(run_dir / "report.html", html)
+    shown |= pictured(run)
+
+    def page(pictures: list[Picture], linked: list[Path]) -> str:
+        in_analysis: dict[str, list[Picture]] = {one.name: [] for one in run.analyses}
+        for picture in pictures:
+            if picture.name in of_analysis:
+                in_analysis[of_analysis[picture.name]].append(picture)
+        # the lines are drawn through the same points, so that one of the two scatters is enough
+        scatter = [p for p in pictures if p.name == "shift_scatter" and not in_analysis.get("lines")]
+        return _render(
+            "report.html.j2",
+            title=page_title(run),
+            pictures=[picture for picture in pictures if picture.name not in elsewhere],
+            of_gaps={"heat": [p for p in pictures if p.name == "gap_heatmap"], "scatter": scatter},
+            in_analysis=in_analysis,
+            confusions={of_model[picture.name]: picture for picture in pictures if picture.name in of_model},
+            linked=linked,
+            base=run_dir,
+            tables=_tables(run_dir, [*(picture.table for picture in pictures), "gaps.csv"]),
+            **shown,
+        )
+
+    return _write(run_dir / "report.html", _fitting(figures, told, page))
+
+
+def _build_training(work: Path, about: Mapping[str, Any] | None) -> Path:
+    trained = read_training(work, about)
+    # the curves are drawn anew, beside their numbers
+    figures = [path for name in FIGURES_OF_TRAINING if (path := work / f"{name}.png").is_file()]
+
+    def page(pictures: list[Picture], linked: list[Path]) -> str:
+        return _render(
+            "training.html.j2",
+            title=trained.title,
+            trained=trained,
+            pictures=pictures,
+            linked=linked,
+            base=work,
+            tables={},
+            explored=None,
+            models={},
+        )
+
+    return _write(work / "report.html", _fitting(figures, {}, page))
 
 
 def _build_other(run_dir: Path, about: Mapping[str, Any]) -> Path:
     other = read_other(run_dir, about)
-    pictures, linked = _embedded(figure_files(run_dir / "figures"), told={"lines": " ".join(other.findings[:2])})
-    html = _render(
-        "other.html.j2",
-        title=other.title,
-        other=other,
-        pictures=pictures,
-        linked=linked,
-        tables=_tables(run_dir, pictures),
-        base=run_dir,
-    )
+
+    def page(pictures: list[Picture], linked: list[Path]) -> str:
+        return _render(
+            "other.html.j2",
+            title=other.title,
+            other=other,
+            pictures=pictures,
+            linked=linked,
+            tables=_tables(run_dir, [picture.table for picture in pictures]),
+            base=run_dir,
+        )
+
+    html = _fitting(figure_files(run_dir / "figures"), {"lines": " ".join(other.findings[:2])}, page)
     return _write(run_dir / "report.html", html)
+
+
+def _fitting(figures: Sequence[Path], told: Mapping[str, str], page: Callable[[list[Picture], list[Path]], str]) -> str:
+    """The page with as many of the figures, in their order, as leave it under :data:`MOST` bytes."""
+    room = ROOM
+    while True:
+        pictures, linked = _embedded(figures, told=told, room=room)
+        html = page(pictures, linked)
+        excess = len(html.encode()) - MOST
+        if excess <= 0 or not pictures:
+            return html
+        room = sum(picture.size for picture in pictures) - excess
 
 
 def index(folder: Path, title: str, sections: Iterable[Section | tuple[Any, ...]], run: Path | None = None) -> Path:
@@ -159,12 +207,11 @@ def _told(run: Run, sentences: Iterable[Markup]) -> dict[str, str]:
     return {"gap_heatmap": of_gaps, "shift_scatter": of_gaps} | found
 
 
-def _tables(folder: Path, pictures: Iterable[Picture]) -> dict[str, str]:
-    """The files behind the figures, packed (gzip, base64), by name: what "CSV" under a figure saves."""
-    names = sorted({picture.table for picture in pictures if picture.table})
+def _tables(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Files of the run, packed (gzip, base64), by name: what "CSV" under a figure saves."""
     return {
         name: base64.b64encode(gzip.compress((folder / name).read_bytes(), mtime=0)).decode()
-        for name in names
+        for name in sorted({*names} - {""})
         if (folder / name).is_file()
     }
 

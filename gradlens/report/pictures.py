@@ -85,6 +85,10 @@ KNOWN = {
         "Scatter plots, one point per model, a fitted line with its band.",
         "lines.csv",
     ),
+    "class_distribution": Known(
+        "Images of each class, and native sizes, of the sets that it was trained and scored on",
+        "Bar charts, one panel per set.",
+    ),
     "reliability": Known(
         "Accuracy by confidence, in distribution and on the probe set where confidences mean least",
         "Reliability diagrams of up to six models, those with the largest error.",

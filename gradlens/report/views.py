@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradlens.report import analyses, answers, data_sets, explorer, gallery, gaps, made, model_page, models
+from gradlens.report import analyses, answers, data_sets, explorer, gallery, gaps, made, model_page, models, wording
 from gradlens.report.cells import MOST_ROWS
 from gradlens.report.kept import read_kept
 from gradlens.report.model_files import read_model_files
@@ -23,7 +23,7 @@ def page_title(run: Run) -> str:
 
 def view(run: Run) -> dict[str, Any]:
     """Everything the templates show of a run, by the names they use."""
-    files = read_model_files(run)
+    files, names = read_model_files(run), wording.short_names(run)
     answer = answers.answer(run, {model: cost.flops for model, cost in files.costs.items()})
     return {
         "run": run,
@@ -36,7 +36,10 @@ def view(run: Run) -> dict[str, Any]:
         "mix": gaps.mix_table(run),
         "model_pages": model_page.pages(run, files),
         "pair_tables": gaps.pair_tables(run),
-        "analyses": [(one, analyses.raw_tables(one)) for one in run.analyses if not one.not_done],
+        "analyses": [
+            (one, wording.words(one, names), analyses.raw_tables(one)) for one in run.analyses if not one.not_done
+        ],
+        "questions": [(row, wording.reply(row.get("answer", ""), run.datasets, names)) for row in run.questions],
         "left_undone": [one for one in run.analyses if one.not_done],
         "strips": gaps.strips(run),
         "most_rows": MOST_ROWS,

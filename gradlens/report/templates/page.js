@@ -2,12 +2,15 @@
 document.documentElement.classList.add("scripted");
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
+// what a cell is sorted by stands with it where it is not what the cell says
+const keyOf = (cell) => cell.dataset.sort ?? cell.firstChild.textContent;
+
 // a click on a column's head sorts by it; numbers start with the largest
 for (const button of all("button.sort")) {
   button.addEventListener("click", () => {
     const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
     const column = head.cellIndex;
-    const key = (row) => row.cells[column].dataset.sort;
+    const key = (row) => keyOf(row.cells[column]);
     const number = [...body.rows].every((row) => key(row) === "-inf" || (key(row) !== "" && !Number.isNaN(Number(key(row)))));
     const value = (row) => (number ? (key(row) === "-inf" ? -Infinity : Number(key(row))) : key(row));
     const before = head.getAttribute("aria-sort");
@@ -29,53 +32,17 @@ for (const select of all("select.metric")) {
   show();
 }
 
-// a chart as a file of its own, and any figure enlarged
-const chart = (figure) => "data:image/svg+xml;charset=utf-8," +
-  encodeURIComponent(new XMLSerializer().serializeToString(figure.querySelector("svg")));
+// any figure enlarged
 const dialog = document.getElementById("large");
 for (const button of all("button.enlarge, button.enlarge-svg")) {
   button.addEventListener("click", () => {
     const from = button.querySelector("img"), to = dialog.querySelector("img"), figure = button.closest("figure");
-    to.src = from ? from.src : chart(figure);
+    to.src = from ? from.src : asFile(figure.querySelector("svg"));
     to.alt = from ? from.alt : figure.querySelector("svg").getAttribute("aria-label");
     dialog.showModal();
   });
 }
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-
-const save = (name, address) => {
-  const link = document.createElement("a");
-  link.href = address;
-  link.download = name;
-  link.click();
-};
-const asPicture = async (figure, inches) => {
-  const image = new Image(), svg = figure.querySelector("svg");
-  image.src = svg ? chart(figure) : figure.querySelector("img").src;
-  await image.decode();
-  const canvas = document.createElement("canvas"), box = svg ? svg.viewBox.baseVal : null;
-  canvas.width = svg ? Math.round(300 * inches) : image.naturalWidth; // dots per inch, as in print
-  canvas.height = svg ? Math.round(canvas.width * box.height / box.width) : image.naturalHeight;
-  const paper = canvas.getContext("2d");
-  paper.fillStyle = "#fff";
-  paper.fillRect(0, 0, canvas.width, canvas.height);
-  paper.drawImage(image, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL("image/png");
-};
-const asTable = async (name) => {
-  const packed = JSON.parse(document.getElementById("packed-tables").textContent)[name];
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-  return "data:text/csv;charset=utf-8," + encodeURIComponent(text);
-};
-for (const button of all(".save [data-kind]")) {
-  button.addEventListener("click", async () => {
-    const figure = button.closest("figure"), { name, inches } = button.closest(".save").dataset;
-    const { kind, table } = button.dataset;
-    if (kind === "csv") save(table, await asTable(table));
-    else save(`${name}.${kind}`, kind === "svg" ? chart(figure) : await asPicture(figure, inches || 7));
-  });
-}
 
 // what a mark of a chart stands for: by pointing at it, or with the arrow keys
 for (const svg of all(".sheet svg[tabindex]")) {
@@ -92,6 +59,39 @@ for (const svg of all(".sheet svg[tabindex]")) {
     event.preventDefault();
     const at = marks.indexOf(document.activeElement);
     marks[at < 0 ? (step > 0 ? 0 : marks.length - 1) : (at + step + marks.length) % marks.length].focus();
+  });
+}
+
+// what a cell of a matrix stands for: by pointing at it, or with the arrow keys
+for (const table of all("table.heat, table.confusion")) {
+  const told = document.createElement("output");
+  told.className = "told";
+  told.ariaLive = "polite";
+  table.closest(".scroll").after(told);
+  const tell = ({ target }) => {
+    const cell = target.closest("tbody td");
+    if (!cell) return;
+    const row = cell.parentElement.cells[0].firstChild.textContent.trim(), heads = [...table.tHead.rows].at(-1).cells;
+    const column = (heads[cell.cellIndex].querySelector("button, span") ?? heads[cell.cellIndex]).textContent;
+    const [text, small] = [...cell.childNodes].map((node) => node.textContent);
+    told.textContent = table.matches(".confusion")
+      ? `${row} ${row === column ? "named right" : `taken for ${column}`}: ${text}${small ? ` (${small} %)` : ""} of ${cell.parentElement.cells[0].querySelector(".more").textContent} images`
+      : [`${row}, ${column}: ${text}`, small, cell.title].filter(Boolean).join("; ");
+  };
+  table.addEventListener("pointerover", tell);
+  table.addEventListener("focusin", tell);
+  const cells = all("tbody td", table);
+  if (cells.length) cells[0].tabIndex = 0;
+  table.addEventListener("keydown", (event) => {
+    const [down, across] = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key] ?? [];
+    const cell = event.target.closest("tbody td");
+    if (down === undefined || !cell) return;
+    event.preventDefault();
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden), next = rows[rows.indexOf(cell.parentElement) + down]?.cells[cell.cellIndex + across];
+    if (!next?.matches("td")) return;
+    cell.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
   });
 }
 

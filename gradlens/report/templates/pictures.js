@@ -180,6 +180,17 @@ for (const figure of kept ? all("figure.cams") : []) {
     }
     return () => figure.querySelector(".depths").replaceChildren(...columns);
   });
+  cellsFrom.set(figure, async () => {
+    const rows = [["set", "image", "class", "prediction", "depth", "row", "column", "share of the map's maximum"]], own = kept.scenes[Number(scene.value)];
+    for (const id of [own[0], ...(beside ? own.slice(1).filter((other) => kept.samples[other].dataset === beside.value) : [])])
+      for (const [place, status, ...box] of model.maps[id] ?? []) {
+        if (status) continue;
+        const { dataset, key, label } = kept.samples[id], cells = await cellsOf(model, "maps", box);
+        cells.values.forEach((value, i) => rows.push([dataset, key, label, model.said[id][0], model.depths[place][0],
+          Math.floor(i / cells.columns), i % cells.columns, (value / 255).toFixed(4)].map(String)));
+      }
+    return rows;
+  });
   for (const select of all("select", figure)) select.addEventListener("change", draw);
   figure.addEventListener("seen", draw);
   whenSeen.observe(figure);
@@ -220,6 +231,13 @@ for (const explorer of kept ? all(".explorer") : []) {
     return () => { panels.replaceChildren(...made_); said.textContent = text; };
   });
 
+  cellsFrom.set(explorer, async () => {
+    const own = modelOf.get(model.value), row = rowsOf()[Number(strip.querySelector("[aria-pressed=true]")?.dataset.place ?? 0)];
+    const cells = await map(own, row), { dataset, key } = kept.samples[sample.value];
+    const values = [...(cells?.values ?? [])].map((value, i) => [own.name, depth.value, row[1], dataset, key, Math.floor(i / cells.columns), i % cells.columns,
+      (row[4] + (row[5] - row[4]) * value / 255).toPrecision(4)].map(String));
+    return [["model", "depth", "channel", "set", "image", "row", "column", "activation"], ...values];
+  });
   const list = latest(async () => {
     const own = modelOf.get(model.value), buttons = [];
     for (const [place, row] of rowsOf().entries()) {

@@ -1,3 +1,5 @@
 {% include "page.js" %}
+{% include "painting.js" %}
+{% include "saving.js" %}
 {% include "models.js" %}
 {% include "pictures.js" %}
