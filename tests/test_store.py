@@ -286,6 +286,15 @@ def test_outputs_are_merged_by_id_over_parts_and_folders(tmp_path: Path) -> None
     assert "4" not in found
 
 
+def test_what_a_cache_has_is_copied_to_where_others_read_it(tmp_path: Path) -> None:
+    """A machine that ran these images before leaves its outputs for the one that merges, which has another cache."""
+    OutputStore(tmp_path / "cache").save("key", Outputs({"1": np.array([1, 2], np.float32)}), {})
+    assert "1" in OutputStore(tmp_path / "met", tmp_path / "cache", whole=True).known("key")
+    assert "1" in OutputStore(tmp_path / "met").known("key")
+    assert "1" in OutputStore(tmp_path / "other", tmp_path / "cache").known("key")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_damaged_part_counts_as_not_there(tmp_path: Path) -> None:
     outputs = OutputStore(tmp_path)
     kept = outputs.save("key", Outputs({"1": np.array([1, 2], np.float32)}), {})

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,9 @@ def _parsed(path: Path) -> list[StoredPredictions]:
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing "
             f"(it has {', '.join(table.column_names)})"
         )
+    if len(columns) != table.num_columns:
+        twice = next(c for c in table.column_names if table.column_names.count(c) > 1)
+        raise InputError(f"{path}: expected each column once, {twice!r} stands there more than once; remove one")
     if table.num_rows == 0:
         raise InputError(f"{path}: expected at least one prediction, the file has no rows")
 
@@ -565,15 +569,26 @@ class OutputStore:
 
     Args:
         roots: folders that are read; the first one is written to.
+        whole: the first one is later read alone, by machines that do not see the others: what those hold is copied.
     """
 
-    def __init__(self, *roots: Path) -> None:
+    def __init__(self, *roots: Path, whole: bool = False) -> None:
         self.roots = roots
+        self.whole = whole
 
     def known(self, key: str) -> Known:
         """Everything that is known under ``key``; parts that cannot be read count as not there."""
+        if self.whole:
+            self._copy(key)
         parts = [part for root in self.roots for part in sorted((root / key).glob("*.parquet"))]
         return Known(part for part in parts if not part.name.startswith(UNFINISHED))
+
+    def _copy(self, key: str) -> None:
+        first, *others = self.roots
+        for part in (p for root in others for p in (root / key).glob("*.parquet")):
+            if not part.name.startswith(UNFINISHED) and not (first / key / part.name).exists():
+                with whole_file(first / key / part.name) as copy:
+                    shutil.copyfile(part, copy)
 
     def save(self, key: str, outputs: Outputs, about: Mapping[str, Any]) -> Path | None:
         """Add a part under ``key``; ``about`` is what the key was made of, for whoever opens the file."""

@@ -18,6 +18,7 @@ from gradlens.workflows.measure.evidence import Request
 from gradlens.zoo import checkpoints
 
 RETRIES = 2  # of a task, after its first try
+OBJECT_BYTES = 100 * 2**20  # of shared memory on this machine: tasks return one number, outputs travel as files
 
 
 def spread(request: Request, runtime: Runtime, address: str) -> Request:
@@ -90,7 +91,8 @@ def _join(ray: Any, address: str) -> bool:
     try:
         if name == "local":
             ray.init(
-                num_cpus=int(count or 2), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                num_cpus=int(count or 2), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+                object_store_memory=OBJECT_BYTES,
             )  # fmt: skip
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -136,7 +136,9 @@ def output_store(request: Request) -> store.OutputStore:
     cache = cache_dir() / "outputs"
     if request.shards is None:
         return store.OutputStore(cache)
-    return store.OutputStore(*((request.shards, cache) if request.shard else (cache, request.shards)))
+    if request.shard is None:
+        return store.OutputStore(cache, request.shards)
+    return store.OutputStore(request.shards, cache, whole=True)  # whoever merges may have another cache
 
 
 def load_models(request: Request, names: Sequence[str], runtime: Runtime) -> list[LoadedModel]:
