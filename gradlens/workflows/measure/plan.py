@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
@@ -172,6 +172,7 @@ def plan(
     images: int | None = None,
     models: int | None = None,
     devices: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Plan:
     """Measure what :func:`~gradlens.workflows.measure.shift_eval` with this request would cost.
 
@@ -180,6 +181,7 @@ def plan(
         runtime: where.
         images, models, devices: of an evaluation of another size, which is extrapolated to; where one is not given it
             is the request's own, and one device.
+        clock: in seconds; that of the wall, or ``time.process_time`` where other work on the machine should not count.
 
     Raises:
         GradlensError: as the evaluation itself.
@@ -199,14 +201,14 @@ def plan(
     }
     preprocesses = list(dict.fromkeys(m.preprocess for m in loaded))
     set_costs = tuple(
-        _of_set(s, max(missing[m.name, s.name] for m in loaded), preprocesses, runtime)
+        _of_set(s, max(missing[m.name, s.name] for m in loaded), preprocesses, runtime, clock)
         for s in runtime.progress(sets, "measuring sets", unit="set")
     )
     model_costs = tuple(
         ModelCost(
             m.name,
             sum(missing[m.name, s.name] for s in sets),
-            _forward_ms(m, runtime),
+            _forward_ms(m, runtime, clock),
             profile(m.module, m.preprocess.input_size).flops / 1e9,
             len(m.classes),
         )
@@ -254,21 +256,27 @@ def _extrapolated(planned: Plan, size: Size, request: Request, runtime: Runtime)
     )  # fmt: skip
 
 
-def _of_set(image_set: ImageSet, to_decode: int, preprocesses: Sequence[Preprocess], runtime: Runtime) -> SetCost:
+def _of_set(
+    image_set: ImageSet,
+    to_decode: int,
+    preprocesses: Sequence[Preprocess],
+    runtime: Runtime,
+    clock: Callable[[], float],
+) -> SetCost:
     chosen = np.unique(np.linspace(0, len(image_set) - 1, min(SAMPLE, len(image_set))).astype(int))
-    started = time.perf_counter()
+    started = clock()
     images = [image for _, image in decoded(image_set.subset(chosen), runtime.workers)]
-    decode_ms = 1000 * (time.perf_counter() - started) / len(chosen)
+    decode_ms = 1000 * (clock() - started) / len(chosen)
     readable = [image for image in images if not isinstance(image, Skipped)]
-    started = time.perf_counter()
+    started = clock()
     for image in readable:
         for preprocess in preprocesses:
             to_tensor(preprocess, image)
-    prepare_ms = 1000 * (time.perf_counter() - started) / max(1, len(readable))
+    prepare_ms = 1000 * (clock() - started) / max(1, len(readable))
     return SetCost(image_set.name, len(image_set), to_decode, decode_ms, prepare_ms)
 
 
-def _forward_ms(model: LoadedModel, runtime: Runtime) -> float:
+def _forward_ms(model: LoadedModel, runtime: Runtime, clock: Callable[[], float]) -> float:
     device, size = runtime.torch_device(), pass_size(runtime)
     module = model.module.to(device)
     images = torch.zeros(size, *model.preprocess.input_size, device=device)
@@ -276,13 +284,13 @@ def _forward_ms(model: LoadedModel, runtime: Runtime) -> float:
         with torch.no_grad(), runtime.autocast():
             module(images)
             _wait(device)
-            started = time.perf_counter()
+            started = clock()
             for _ in range(PASSES):
                 module(images)
             _wait(device)
     finally:
         module.to("cpu")
-    return 1000 * (time.perf_counter() - started) / (PASSES * size)
+    return 1000 * (clock() - started) / (PASSES * size)
 
 
 def _wait(device: torch.device) -> None:
