@@ -4,7 +4,7 @@
 
 Pictures whose path begins with ``runs/`` are what a page's own commands leave; they must be there afterwards, and the
 build of the documentation takes them from there. A step is not run again in the same folder unless it or one before it
-has changed.
+has changed; where a step fails among what earlier runs left, the page is followed once more in an empty folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,18 @@ def follow(page: Path, folder: Path) -> None:
     Raises:
         RuntimeError: a step failed, or a picture that the page shows was not made.
     """
+    before = folder.is_dir() and any(folder.iterdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _follow(page, folder)
+    except RuntimeError:
+        if not before:
+            raise
+        shutil.rmtree(folder)
+        follow(page, folder)
+
+
+def _follow(page: Path, folder: Path) -> None:
     text = page.read_text(encoding="utf-8")
     todo = steps(text)
     history = hashlib.sha256()
@@ -73,7 +86,6 @@ def main() -> None:
     asked = parser.parse_args()
     for page in asked.pages:
         folder = asked.folder / page.stem
-        folder.mkdir(parents=True, exist_ok=True)
         print(f"following {page} in {folder}", flush=True)
         follow(page.resolve(), folder)
 

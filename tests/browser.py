@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # moving test bars, allowed unasked
 SCHEMES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 WIDTHS = pytest.mark.parametrize("width", [360, 1440])
 
@@ -42,7 +43,8 @@ def chromium() -> Iterator[Browser]:
         pytest.skip(f"no Chromium on the PATH (looked for {', '.join(NAMES)})")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+            executable_path=program,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", *CAMERA],
         )
         yield browser
         browser.close()

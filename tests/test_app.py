@@ -82,6 +82,71 @@ def test_a_model_larger_than_the_budget_stays_while_nobody_needs_another() -> No
         assert pool.loaded == [MODELS[1]]
 
 
+def test_room_for_passes_counts() -> None:
+    alone = Pool(MODELS, CPU, 10**9, at_once=3)
+    with alone.use(MODELS[0]) as held:
+        assert alone.size == held.size + 3 * held.look_size + held.batch_size
+        images = torch.zeros(1, *held.model.preprocess.input_size)
+        saved: dict[int, int] = {}  # what autograd keeps for the backward pass is alive at its start: a lower bound
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        held.model.module.requires_grad_(False)  # maps need no gradients of weights, and nothing is kept for them
+        weights = {p.untyped_storage().data_ptr() for p in held.model.module.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = held.model.module(images.requires_grad_(True))
+        assert held.look_size > sum(n for at, n in saved.items() if at not in weights) > 10**5
+        del out
+    weights_of_two = 0
+    for name in MODELS[:2]:
+        with alone.use(name) as held:
+            weights_of_two += held.size
+    tight = Pool(MODELS, CPU, weights_of_two, at_once=3)  # room for both, but not for a pass
+    for name in MODELS[:2]:
+        tight.prepare(name)
+    assert tight.loaded == [MODELS[1]]
+
+
+def test_other_work_waits_for_a_pause_and_ends_with_the_pool() -> None:
+    pool = Pool(MODELS, CPU, 10**9)
+    pool.give_way()
+    passed: list[str] = []
+    began = threading.Event()
+
+    def work() -> None:
+        began.set()
+        pool.give_way()
+        passed.append("other work")
+
+    with pool.awaited():
+        thread = threading.Thread(target=work)
+        thread.start()
+        began.wait()
+        passed.append("a picture")
+    thread.join()
+    assert passed == ["a picture", "other work"]
+    pool.close()
+    with pytest.raises(GradlensError, match="ended"):
+        pool.give_way()
+
+
+def test_models_chosen_at_first_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(Settings(models=(*MODELS, "vehicles/vgg")), CPU)
+    asked: list[str] = []
+    monkeypatch.setattr(service.references, "of", lambda name: asked.append(name))
+    done = threading.Event()
+    prepare = service._prepare
+    monkeypatch.setattr(service, "_prepare", lambda: (prepare(), done.set()))
+    with service.preparing():
+        assert done.wait(120)
+    assert service.pool.loaded == asked == list(MODELS)
+    with service.preparing():  # the pool is closed: nothing is begun
+        pass
+    assert asked == list(MODELS)
+
+
 def test_a_model_serves_one_thread_at_a_time() -> None:
     pool = Pool(MODELS, CPU, 10**9)
     inside: list[str] = []
@@ -307,6 +372,28 @@ def test_references_are_made_once_and_kept(
     again = References(service.pool, str(folder_of_images)).of(MODELS[0])
     assert isinstance(again, Reference)
     np.testing.assert_array_equal(made.features, again.features)
+
+
+def test_who_waits_for_a_reference_hears_how_far_it_is(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    references, heard, told = References(service.pool), threading.Event(), []
+
+    def find(name: str, progress: Callable[[float, str], None]) -> Reference:
+        progress(0.25, "half of a half")
+        assert heard.wait(60)
+        return reference()
+
+    def hear(share: float, what: str) -> None:
+        told.append((share, what))
+        heard.set()
+
+    monkeypatch.setattr(references, "_find", find)
+    first = threading.Thread(target=references.of, args=(MODELS[0],))
+    first.start()
+    while references._now[0] == 0:
+        threading.Event().wait(0.01)
+    assert isinstance(references.of(MODELS[0], hear), Reference)
+    first.join()
+    assert set(told) == {(0.25, "half of a half")}
 
 
 def test_models_without_a_test_set_say_so(service: Service, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import signal
@@ -187,6 +188,48 @@ def test_an_example_and_another_method(tab: Tab) -> None:
     page.get_by_role("checkbox", name="custom_cnn").uncheck()
     answered(tab, 1)
     assert "One model" in page.locator("#summary").inner_text()
+
+
+def test_a_pasted_picture_is_answered(tab: Tab, pictures: dict[str, Path]) -> None:
+    page = tab.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    encoded = base64.b64encode(pictures["vehicle"].read_bytes()).decode()
+    page.evaluate(
+        """async text => {
+            const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+            const item = new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})});
+            await navigator.clipboard.write([item]);
+        }""",
+        encoded,
+    )
+    page.locator("#picture").get_by_label("Paste from clipboard").click()
+    answered(tab)
+    assert page.locator("#cards .gl-seen img").count() == 1
+
+
+def test_a_photographed_picture_is_answered(tab: Tab) -> None:
+    page = tab.page
+    page.locator("#picture").get_by_label("Capture from camera").click()
+    page.locator("#picture").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
+    page.locator("#picture").get_by_label("capture photo").click()
+    answered(tab)
+    page.wait_for_selector("#familiar .gl-unlike")  # green bars are no vehicle
+
+
+def test_several_people_get_their_own_answers(url: str, visit: Callable[..., Tab], pictures: dict[str, Path]) -> None:
+    tabs = [visit(url, offline=False) for _ in range(3)]
+    for one, name in zip(tabs, ("vehicle", "noise", "vehicle"), strict=True):
+        one.page.set_default_timeout(WAIT)
+        give(one, pictures[name])  # at once: nobody waits for the answer before the next one asks
+    seen = []
+    for one in tabs:
+        answered(one)
+        one.page.wait_for_function("!document.querySelector('#cards')?.innerText.includes('loading')")
+        cards = one.page.locator("#cards .gl-top")
+        seen.append((cards.all_inner_texts(), one.page.locator("#cards .gl-seen img").get_attribute("src")))
+    assert seen[0] == seen[2] != seen[1]
+    assert [c for one in tabs for c in one.complaints if c not in CONSOLE] == []
 
 
 def test_playground_moves_with_the_slider(tab: Tab, pictures: dict[str, Path]) -> None:

@@ -46,6 +46,17 @@ def test_a_missing_picture_fails_the_build(tmp_path: Path) -> None:
     assert "runs/arcs.png" in built.stderr
 
 
+def test_a_page_is_followed_anew_where_leftovers_are_in_its_way(tmp_path: Path) -> None:
+    page, folder = tmp_path / "page.md", tmp_path / "pages" / "page"
+    page.write_text("```python\nfrom pathlib import Path\nPath('made').mkdir()\n```\n")
+    command = [sys.executable, str(ROOT / "docs" / "run.py"), str(folder.parent), str(page)]
+    (folder / "made").mkdir(parents=True)  # by a page that was written otherwise
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert (folder / "made").is_dir()
+    page.write_text("```python\nraise SystemExit(1)\n```\n")
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+
+
 def test_every_command_is_in_the_reference(site: Path) -> None:
     from gradlens.cli.main import COMMANDS
 

@@ -20,6 +20,7 @@ import torch
 
 from gradlens.app.looking import Look, deepest
 from gradlens.app.pool import Held, Pool
+from gradlens.app.settings import BATCH
 from gradlens.data import probe_sets
 from gradlens.data.preprocess import to_tensor
 from gradlens.data.sources import ImageSet, decoded, open_source
@@ -27,7 +28,7 @@ from gradlens.errors import GradlensError, InputError
 from gradlens.records import Skipped
 from gradlens.runtime import cache_dir, whole_file
 from gradlens.shift import ood
-from gradlens.shift.predict import about, pass_size
+from gradlens.shift.predict import about
 from gradlens.shift.store import key_of
 from gradlens.workflows.measure.features import pooled_pass
 
@@ -35,6 +36,7 @@ DISTANCE, DOUBT = "mahalanobis", "energy"
 """What warns, of the features; and what is told beside it, of the outputs."""
 
 MOST_IMAGES = 1000  # of the in-distribution set; one in a hundred of them is ten images
+POLL = 0.5  # seconds between two looks at how far somebody else's work is
 UNLIKE, UNUSUAL = 0.01, 0.05
 
 Verdict = Literal["unlike", "unusual", "alike"]
@@ -172,6 +174,7 @@ class References:
         self._made: dict[str, Reference | str] = {}
         self._sets: dict[str, ImageSet] = {}
         self._guard = threading.Lock()
+        self._now = (0.0, "")
 
     def of(self, name: str, progress: Callable[[float, str], None] | None = None) -> Reference | str:
         """The reference of a model, or why there is none.
@@ -180,14 +183,24 @@ class References:
             name: of the model.
             progress: told the share that is done and what is being done, where it takes time.
         """
-        with self._guard:  # one at a time: the second who asks for the same finds it
+        told = progress or (lambda share, what: None)
+
+        def told_to_all(share: float, what: str) -> None:
+            self._now = share, what
+            told(share, what)
+
+        while not self._guard.acquire(timeout=POLL):  # one at a time: the second who asks for the same finds it
+            told(*self._now)
+        try:
             if name not in self._made:
                 try:
-                    self._made[name] = found = self._find(name, progress or (lambda share, what: None))
+                    self._made[name] = found = self._find(name, told_to_all)
                     found.check()
                 except GradlensError as err:
                     self._made[name] = str(err)
             return self._made[name]
+        finally:
+            self._guard.release()
 
     def _find(self, name: str, progress: Callable[[float, str], None]) -> Reference:
         with self.pool.use(name) as held:
@@ -232,13 +245,14 @@ def _fitting(reference: Reference, held: Held, path: Path) -> Reference:
 
 def _measured(name: str, images: ImageSet, pool: Pool, progress: Callable[[float, str], None]) -> Reference:
     runtime = pool.runtime
-    device, size = runtime.torch_device(), pass_size(runtime)
+    device = runtime.torch_device()
     features: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     labels: list[int] = []
     batch: list[np.ndarray] = []
 
     def run() -> None:
+        pool.give_way()
         with pool.use(name) as held:  # batch by batch, so that somebody's picture need not wait for all of them
             inputs = torch.stack([to_tensor(held.model.preprocess, pixels) for pixels in batch])
             (vectors,), outputs = pooled_pass(held.model, [deepest(held)], inputs.to(device), runtime)
@@ -252,7 +266,7 @@ def _measured(name: str, images: ImageSet, pool: Pool, progress: Callable[[float
             continue  # an image that cannot be read is no reference for anything
         labels.append(int(images.labels[i]))
         batch.append(pixels)
-        if len(batch) == size:
+        if len(batch) == BATCH:
             run()
     if batch:
         run()

@@ -148,7 +148,7 @@ class Eyes:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        with self.pool.use(model) as held:
+        with self.pool.awaited(), self.pool.use(model) as held:
             look = self._look(held, photo, method, target)
         with self._guard:
             self._kept[key] = look

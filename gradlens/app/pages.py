@@ -19,7 +19,6 @@ from gradlens.app.settings import size_in_words
 from gradlens.errors import GradlensError
 from gradlens.report.answers import short_models
 
-AT_FIRST = 3  # models that are chosen when the page opens; more can be ticked
 DEEP = 90  # where the depth slider stands at first: the last depth of some networks has no gradient
 KEPT_SECONDS = 3600  # that an uploaded picture stays on the disk
 
@@ -68,7 +67,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                     )  # fmt: skip
                 models = gr.CheckboxGroup(
                     [(short, name) for name, short in short_models(service.pool.names).items()],
-                    value=service.pool.names[:AT_FIRST],
+                    value=service.at_first,
                     label="Models",
                     elem_id="models",
                 )

@@ -47,20 +47,19 @@ def import_gradio(offline: bool) -> None:
         )
 
 
-def make_page(settings: Settings, runtime: Runtime, folder: Path) -> gr.Blocks:
-    """The page with everything behind it; no model is loaded yet.
-
-    Args:
-        settings: what was asked for.
-        runtime: device, precision.
-        folder: for the examples; must outlive the page.
-    """
+@contextmanager
+def _page(settings: Settings, runtime: Runtime) -> Iterator[gr.Blocks]:
+    """The page with everything behind it, while the block lasts; uploads go with it."""
     import_gradio(runtime.offline or not any(":" in name for name in settings.models))
     from gradlens.app.pages import build
     from gradlens.app.service import Service
 
     service = Service(settings, runtime)
-    return build(service, service.examples(), folder)
+    with tempfile.TemporaryDirectory(prefix="gradlens-app-") as place:
+        os.environ["GRADIO_TEMP_DIR"] = place
+        page = build(service, service.examples(), Path(place))
+        with service.preparing():
+            yield page
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -97,8 +96,7 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
         GradlensError: the port or the address cannot be had.
         KeyboardInterrupt: somebody pressed Ctrl-C.
     """
-    with _place() as place:
-        page = make_page(settings, runtime, place)
+    with _page(settings, runtime) as page:
         try:
             _, url, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, inbrowser=False, **options(settings)
@@ -125,16 +123,8 @@ def serve_space(folder: Path) -> None:
     from gradlens.app.export import space_settings
 
     settings = space_settings(folder)
-    with _place() as place:
-        make_page(settings, Runtime(offline=True), place).launch(**options(settings))
-
-
-@contextmanager
-def _place() -> Iterator[Path]:
-    """Where Gradio keeps uploads; they go with the server."""
-    with tempfile.TemporaryDirectory(prefix="gradlens-app-") as place:
-        os.environ["GRADIO_TEMP_DIR"] = place
-        yield Path(place)
+    with _page(settings, Runtime(offline=True)) as page:
+        page.launch(**options(settings))
 
 
 def _theme() -> Any:

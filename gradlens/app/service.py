@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from gradlens.runtime import Runtime
 from gradlens.workflows.see.pictures import own_examples
 from gradlens.zoo import checkpoints
 
+AT_FIRST = 3  # models that are chosen when the page opens; more can be ticked
 SCENES = 4  # of the models' own test set, each in distribution and shifted
 OWN = ""  # the target that stands for each model's own prediction
 
@@ -52,6 +55,7 @@ class Service:
         runtime.torch_device()  # a device that is not there is said now, not to the first visitor
         self.pool = Pool(
             settings.models, runtime, settings.memory,
+            at_once=settings.concurrency,
             zoo=settings.zoo, weights=settings.weights, classes=settings.classes,
         )  # fmt: skip
         self.eyes = Eyes(self.pool)
@@ -74,6 +78,32 @@ class Service:
         """Class names that can be asked for, of all models whose card tells them without loading."""
         cards = [checkpoints.read_card(folder) for folder in self.folders.values()]
         return list(dict.fromkeys(name for card in cards for name in card.classes))
+
+    @property
+    def at_first(self) -> list[str]:
+        """Models that are chosen when the page opens."""
+        return self.pool.names[:AT_FIRST]
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """While the block lasts, load the models that are chosen at first and learn what their test images look like.
+
+        In a thread of its own, which gives way to people's pictures; what fails is said to the first who asks.
+        """
+        thread = threading.Thread(target=self._prepare, name="preparing", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.pool.close()
+            thread.join()
+
+    def _prepare(self) -> None:
+        for step in (self.pool.prepare, self.references.of):
+            for name in self.at_first:
+                with suppress(GradlensError):
+                    self.pool.give_way()
+                    step(name)
 
     def examples(self) -> list[Example]:
         """Pictures to begin with: those that were named, else some of the models' own test set where it is at hand.

@@ -10,6 +10,9 @@ from pathlib import Path
 MOST_PIXELS = 64_000_000
 """Of an uploaded picture: 0.2 GB decoded; several people may send one at once."""
 
+BATCH = 8
+"""Images of an in-distribution set in one pass: somebody's picture waits for one such pass at most."""
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -19,7 +22,7 @@ class Settings:
 
     Attributes:
         models: names as :func:`gradlens.zoo.checkpoints.expand` gives them.
-        memory: bytes that the weights of loaded models may take together.
+        memory: bytes for the weights of loaded models and the passes that may run at once.
         concurrency: people whose pictures are looked at at once; the others queue.
         images: examples; those of the models' own test set where there are none.
         in_dist: SOURCE of the in-distribution set; what the models' cards name if ``None``.

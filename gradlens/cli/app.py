@@ -47,7 +47,7 @@ Examples:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets others in.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="[default: the first free one from 7860]")
 @click.option("--memory", default="2GB", show_default=True, metavar="SIZE",
-              help="Room for the weights of loaded models; those not used for longest leave.")  # fmt: skip
+              help="Room for models and what their passes allocate; those not used for longest leave.")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1), default=2, show_default=True,
               help="Pictures looked at at once; others queue.")  # fmt: skip
 @click.option("--max-upload", default="20MB", show_default=True, metavar="SIZE", help="Largest file that is taken.")

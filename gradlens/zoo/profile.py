@@ -68,7 +68,7 @@ def profile(module: nn.Module, input_size: tuple[int, int, int]) -> Profile:
     try:
         with torch.no_grad(), _attention_in_parts(), FlopCounterMode(display=False) as counter:
             logits_of(module(image))
-        with torch.no_grad(), _Alive([image, *module.parameters(), *module.buffers()]) as alive:
+        with torch.no_grad(), Alive([image, *module.parameters(), *module.buffers()]) as alive:
             module(image)
     except (RuntimeError, ValueError, AssertionError, TypeError) as err:
         why = str(err).strip().partition("\n")[0]
@@ -96,8 +96,15 @@ def _attention_in_parts() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made inside the block that are alive at once; ``given`` ones do not count."""
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made inside the block that are alive at once, those of backward passes too.
+
+    Args:
+        given: tensors that do not count.
+
+    Attributes:
+        peak: the most bytes at any time.
+    """
 
     def __init__(self, given: list[torch.Tensor]) -> None:
         super().__init__()
