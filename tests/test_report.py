@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -159,19 +159,31 @@ def test_every_sentence_and_pick_follows_the_predictions(tmp_path: Path) -> None
         "vehicles-night": "vehicles-context",
         "vehicles-internet": "vehicles-night",
     }
-    write_run(tmp_path / "one", ACCURACIES)
+    sizes = (4_000_000, 1_000_000, 3_000_000, 2_000_000)
+
+    def costs(order: Sequence[int]) -> dict[str, Any]:
+        return {"models": [{"name": name, "parameters": sizes[i]} for name, i in zip(names, order, strict=True)]}
+
+    write_run(tmp_path / "one", ACCURACIES, about=costs(range(4)))
     other = {
         names[i]: {d: rows[(i + 1) % 4][mixed[d]] * (0.98 if d == "vehicles-test" else 1) for d in mixed}
         for i in range(4)
     }
-    write_run(tmp_path / "two", other, seed=11)
-    one, two = read(tmp_path / "one"), read(tmp_path / "two")
-    first, second = answers.answer(one).sentences, answers.answer(two).sentences
-    assert not set(first) & set(second)
-    measured = {"Best in distribution", "Best outside", "Most robust"}
-    assert {(p.title, p.models, p.value) for p in answers.answer(one).picks if p.title in measured}.isdisjoint(
-        {(p.title, p.models, p.value) for p in answers.answer(two).picks}
-    )
+    write_run(tmp_path / "two", other, seed=11, about=costs(range(4)))
+    write_run(tmp_path / "three", other, seed=11, about=costs([1, 2, 3, 0]))  # what they cost goes with the predictions
+    flops = {name: 2.0 * size for name, size in zip(names, sizes, strict=True)}
+    moved = {name: flops[names[(i + 1) % 4]] for i, name in enumerate(names)}
+    first = answers.answer(read(tmp_path / "one"), flops)
+    second, third = answers.answer(read(tmp_path / "two"), flops), answers.answer(read(tmp_path / "three"), moved)
+    assert not set(first.sentences) & set(second.sentences)
+    assert not set(first.sentences) & set(third.sentences)
+    titles = ["Best in distribution", "Best outside", "Most robust", "Smallest", "Balanced", "Mobile"]
+    chosen = [{p.title: (p.models, p.value) for p in found.picks} for found in (first, second, third)]
+    assert [list(picks) for picks in chosen] == [titles] * 3
+    # the smallest is the same whatever it says; every other pick follows the predictions
+    assert [title for title in titles if chosen[0][title] == chosen[1][title]] == ["Smallest"]
+    # and where the costs move with them, so does the smallest
+    assert [title for title in titles if chosen[0][title] == chosen[2][title]] == []
 
 
 def test_equally_good_models_are_all_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import browser
 from gradlens import report
@@ -404,6 +405,89 @@ def test_browser_saves_a_learning_curve(visit: Visit, measured: tuple[Path, Said
     lines = drawn.findall(".//{http://www.w3.org/2000/svg}polyline")
     assert [line.get("stroke") for line in lines] == ["#5b6069", "#0072b2"]  # it needs no style sheet
     assert len((lines[0].get("points") or "").split()) == 7
+
+
+def saved(page: Any, place: str, kind: str, folder: Path) -> Path:
+    """What a button saves, under the name it proposes."""
+    with page.expect_download() as waiting:
+        page.locator(f"{place} .save [data-kind={kind}]").first.click()
+    path = folder / str(waiting.value.suggested_filename)
+    waiting.value.save_as(path)
+    return path
+
+
+def test_browser_saves_a_matrix_as_it_is_shown(visit: Visit, measured: tuple[Path, Said], tmp_path: Path) -> None:
+    folder, said = measured
+    tab = visit((folder / "report.html").resolve().as_uri() + "#model-vit", dark=True)
+    place = "details.model[open] .confused:visible"
+    files = {kind: saved(tab.page, place, kind, tmp_path) for kind in ("csv", "svg", "png")}
+    assert {path.name for path in files.values()} == {f"model-vit-confusion-test.{kind}" for kind in files}
+    p = said["vehicles/vit", "vehicles-test"]
+    with files["csv"].open(encoding="utf-8") as stream:
+        head, *rows = csv.reader(stream)
+    assert head[1:] == list(CLASSES)
+    counts = [[int(((p.labels == i) & (p.predicted == j)).sum()) for j in range(8)] for i in range(8)]
+    assert [[int(n) for n in row[1:]] for row in rows] == counts
+    drawn = ElementTree.parse(files["svg"]).getroot()
+    texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    body = [[CLASSES[true], str(sum(row)), *map(str, row)] for true, row in enumerate(counts)]
+    assert texts[-80:] == [text for row in body for text in row]
+    shades = [r.get("fill") for r in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert shades[0] == "#fff"  # paper, whatever the page's colours are
+    assert tab.page.evaluate("document.documentElement.className") == "scripted"
+    with Image.open(files["png"]) as picture:
+        width, height = float(drawn.get("width") or 0), float(drawn.get("height") or 0)
+        assert picture.width == pytest.approx(width * 300 / 96, abs=1)
+        assert picture.height == pytest.approx(height * 300 / 96, abs=2)
+        assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
+    assert tab.complaints == []
+
+
+def test_browser_saves_the_diagram_and_its_numbers(visit: Visit, measured: tuple[Path, Said], tmp_path: Path) -> None:
+    page = visit((measured[0] / "report.html").resolve().as_uri() + "#model-vit").page
+    place = "details.model[open] [data-paint='.net']"
+    drawn = ElementTree.parse(saved(page, place, "svg", tmp_path)).getroot()
+    texts = {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"pixels", "stem", "layer1.", "logits", "64 × 24 × 24", "30 k"} <= texts
+    with saved(page, place, "csv", tmp_path).open(encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    assert [row[0] for row in rows] == ["Depth", "stem", "layer1.0", "logits"]
+    assert [row[5:] for row in rows[1:]] == [["1000", "250"], ["30000", "500"], ["9000", "250"]]
+
+
+def test_browser_saves_tables_with_full_precision(visit: Visit, measured: tuple[Path, Said], tmp_path: Path) -> None:
+    folder, _ = measured
+    page = visit(folder / "report.html").page
+    assert saved(page, "[data-metric=accuracy]", "csv", tmp_path).read_bytes() == (folder / "gaps.csv").read_bytes()
+    with saved(page, "[data-paint]:has(> .scroll > table.models)", "csv", tmp_path).open(encoding="utf-8") as stream:
+        first = next(csv.DictReader(stream))
+    scores = read(folder).scores[f"vehicles/{first['Model']}", "vehicles-test"]
+    assert float(first["Accuracy"]) == scores["accuracy"].value  # a fraction, under a heading without a unit
+
+
+@pytest.mark.parametrize("kind", ["heat", "confusion"])
+def test_browser_tells_what_a_cell_is_by_keys(visit: Visit, measured: tuple[Path, Said], kind: str) -> None:
+    folder, said = measured
+    page = visit((folder / "report.html").resolve().as_uri() + "#model-vit").page
+    table = page.locator(f"table.{kind}:visible").first
+    told = page.locator(f".scroll:has(table.{kind}:visible) + output.told").first
+    table.locator("tbody td").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")  # there is nothing above
+    heads = [h.split("\n")[0].strip(" ↕") for h in table.locator("thead tr").last.locator("th").all_inner_texts()]
+    assert table.locator("td[tabindex='0']").count() == 1
+    if kind == "heat":
+        model = table.locator("tbody th").first.inner_text()
+        gap = read(folder).gaps_of("accuracy")[f"vehicles/{model}", f"vehicles-{heads[2]}"]
+        assert told.inner_text().startswith(f"{model}, {heads[2]}: {percent(gap.gap.value, True)}; [")
+        assert f"{percent(gap.in_dist_value)} → {percent(gap.probe_value)}" in told.inner_text()
+    else:
+        p = said["vehicles/vit", "vehicles-test"]
+        n, of = int(((p.labels == 0) & (p.predicted == 1)).sum()), int((p.labels == 0).sum())
+        share = f" ({percent(n / of)} %)" if n else ""
+        assert told.inner_text() == f"{CLASSES[0]} taken for {CLASSES[1]}: {n}{share} of {of} images"
 
 
 def test_browser_hides_columns(visit: Visit, measured: tuple[Path, Said]) -> None:
