@@ -51,7 +51,7 @@ def workers() -> None:
     """A cluster of two workers on this machine, which import what the test process imports."""
     paths = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
     variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GRADLENS_CACHE": os.environ["GRADLENS_CACHE"]}
-    # on a busy machine workers of Ray's own niceness of 15 never get a turn, and late heartbeats count as a dead machine
+    # on a busy machine workers of Ray's own niceness, 15, never get a turn, and late heartbeats count as a dead machine
     patient = {"worker_niceness": 0, "health_check_timeout_ms": 120_000, "health_check_initial_delay_ms": 120_000}
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
