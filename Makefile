@@ -19,7 +19,7 @@ help:
 	@echo "make demo         the whole story on the data that comes with it"
 	@echo "make test         the tests, in under ten minutes (ARGS='-k depths' for some)"
 	@echo "make test-all     the slow ones too: every full-size architecture, the studies"
-	@echo "make soak         by hand: 20,000 broken inputs, bombs, coverage-guided fuzzing, the whole fault matrix"
+	@echo "make soak         by hand: 20,000 broken inputs, bombs, coverage-guided fuzzing, the fault matrix, a million images"
 	@echo "make lint         ruff, formatting, types"
 	@echo "make docs         the documentation, into build/site; makes its pictures by following its pages"
 	@echo "make doctor       is this installation sound?"
@@ -39,8 +39,10 @@ test-all: $(VENV)/.installed-test
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -e ".[soak]" -c constraints.txt
 	$(BIN)/python benchmarks/fuzz.py --inputs 20000 --out build/fuzz.json
-	$(BIN)/python benchmarks/fuzz_guided.py --seconds 60
-	$(BIN)/python -m pytest tests/fuzz tests/test_hostile.py tests/test_faults.py tests/test_killed.py $(ARGS)
+	$(BIN)/python benchmarks/fuzz_guided.py --seconds 60 --out build/fuzz-guided.json
+	$(BIN)/python benchmarks/faults.py --out build/faults.json
+	$(BIN)/python -m pytest tests/fuzz tests/test_hostile.py $(ARGS)
+	$(BIN)/python benchmarks/stream.py --images 1000000 --out build/stream
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -150,6 +150,7 @@ def main() -> None:
             "slowest": slowest, "minutes": minutes, "readers": {n: dict(k) for n, k in counts.items()},
             "failures": failures,
         }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(failures))
 

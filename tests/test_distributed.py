@@ -123,6 +123,7 @@ def test_tables_do_not_depend_on_the_number_of_processes(
     assert [(e.out, e.err) for e in others] == [("", "")] * (world - 1)
 
 
+@pytest.mark.fault("shift-eval, 3 processes", "killed")
 def test_a_killed_process_stops_the_others_and_the_rerun_goes_on(
     place: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def test_two_machines_meet(place: Path, alone: dict[str, bytes], tmp_path: Path)
     assert sum("In distribution: test" in out for out, _ in said) == 1
 
 
+@pytest.mark.fault("shift-eval, 3 processes", "killed")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_torchrun_stops_the_rest_when_a_process_is_killed(place: Path, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def test_two_processes_train_what_one_does(changes: dict[str, Any], tmp_path: Pa
     assert (tmp_path / "two" / "state.pt").is_file()
 
 
+@pytest.mark.fault("train, 2 processes", "killed")
 def test_a_killed_training_goes_on_with_the_same_number_of_processes(tmp_path: Path) -> None:
     assert [e.code for e in trained(2, tmp_path / "whole", {})] == [0, 0]
     ended = trained(2, tmp_path / "cut", {}, die_after=1)

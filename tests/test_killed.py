@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,10 @@ def tables(out: Path) -> dict[str, bytes]:
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in kept}
 
 
-def test_killed_twenty_times_ends_with_the_same_bytes(place: Path, tmp_path: Path) -> None:
+@pytest.mark.fault("shift-eval", "killed", strikes=20)
+def test_killed_twenty_times_ends_with_the_same_bytes(
+    place: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """SIGKILL at random moments, half of the time with an empty cache; afterwards nothing half written is believed."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["gradlens.workflows.measure.computed", __name__])
@@ -114,6 +118,7 @@ def test_killed_twenty_times_ends_with_the_same_bytes(place: Path, tmp_path: Pat
         kept.add(len(list((cache / "outputs").rglob("*.parquet"))))
     assert unfinished >= KILLS // 2  # a run that is under way has no run.json
     assert len(kept) > 2  # it was caught at different stages
+    record_property("strikes", killed)
     for cache in ("cache-1", f"cache-{KILLS - 1}"):
         whole(tmp_path / "killed", tmp_path / cache)
         assert tables(tmp_path / "killed") == expected

@@ -370,6 +370,7 @@ def _open_little(cache_free_name: str) -> str:
     return open_source(cache_free_name).fingerprint
 
 
+@pytest.mark.fault("rendering", "two at once")
 def test_two_processes_may_render_at_once(here: Path) -> None:
     folder = write_rendered(here / "probe_sets" / "little")
     with multiprocessing.get_context("spawn").Pool(2) as pool:

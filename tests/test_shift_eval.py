@@ -550,6 +550,7 @@ def test_folders_without_a_manifest_have_the_role_they_are_used_in(
 # ------------------------------------------------------------------------------------------- faults
 
 
+@pytest.mark.fault("shift-eval", "Ctrl-C")
 @pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_run_keeps_finished_parts(
     here: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -572,6 +573,7 @@ def test_an_interrupted_run_keeps_finished_parts(
     assert run(*options(tmp_path / "run", "--probe", "web", "--probe", "all")).code == 0
 
 
+@pytest.mark.fault("shift-eval", "two at once")
 def test_two_runs_in_one_folder_are_refused(here: Path, tmp_path: Path, run: Run) -> None:
     with RunFolder(tmp_path / "run"):
         result = run(*options(tmp_path / "run", "--probe", "web"))

@@ -185,6 +185,7 @@ def test_labels_that_are_names_and_files_in_braces(tmp_path: Path) -> None:
     assert parts[0].read(0).shape == (18, 18, 3)
 
 
+@pytest.mark.fault("shift-eval --stream", "Ctrl-C")
 def test_a_stream_that_was_killed_goes_on(
     place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

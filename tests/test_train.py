@@ -429,6 +429,7 @@ def test_fewer_images_than_a_batch_are_refused(tmp_path: Path) -> None:
         loop.train(tiny(), recipe(), images(8), images(8), tmp_path, QUIET)
 
 
+@pytest.mark.fault("train", "killed")
 def test_a_killed_process_continues_and_ends_with_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL in the middle of an epoch: whatever was half written is not read."""
     script = tmp_path / "run.py"

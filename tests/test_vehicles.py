@@ -198,6 +198,7 @@ def test_a_small_set_is_written_whole_and_the_same_twice(tmp_path) -> None:
     assert checked(manifest["recipe"]).per_class == 2
 
 
+@pytest.mark.fault("rendering", "Ctrl-C")
 def test_an_interrupted_rendering_leaves_what_was_there(tmp_path) -> None:
     recipe = {"generator": "vehicles", "per_class": 1}
     materialise(recipe, tmp_path / "set")

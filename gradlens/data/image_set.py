@@ -20,7 +20,7 @@ import numpy as np
 
 from gradlens.data.decode import decode, decode_mask
 from gradlens.data.room import ROOM
-from gradlens.errors import InputError
+from gradlens.errors import GradlensError, InputError
 from gradlens.records import Role, Sample, Skipped
 from gradlens.runtime import Runtime, plain_file
 
@@ -101,12 +101,18 @@ class ImageSet:
 
         Raises:
             InputError: it cannot be decoded.
+            GradlensError: there is no memory to decode it, which is no fault of the image: it must not be left out.
         """
         encoded = self.store.encoded(self.rows[i])
         if isinstance(encoded, np.ndarray):
             return encoded
         with ROOM.for_image(encoded, self.path(i)):
-            return decode(encoded, self.path(i))
+            try:
+                return decode(encoded, self.path(i))
+            except InputError as err:
+                if isinstance(err.__cause__, MemoryError):
+                    raise GradlensError(f"out of memory while decoding {self.path(i)}; use fewer --workers") from err
+                raise
 
     def mask(self, i: int) -> np.ndarray | None:
         """The object's mask of image ``i``: bool (H, W), or ``None`` where there is none.
