@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 from gradlens.cli.main import main
 from gradlens.figures import style
 from gradlens.shift import intervals, pairs, store
-from gradlens.shift.tables import percent
+from gradlens.shift.tables import Column, latex_table, percent
 from runs import predictions
 
 CLASSES = ("a&b", "50%", "c_d", "$x$", "#1", "{e}", "~f^", "g\\h")
@@ -117,6 +119,26 @@ def test_latex_is_balanced_and_names_are_escaped(folder: Path) -> None:
     for escaped in (r"a\&b", r"50\%", r"c\_d", r"\$x\$", r"\#1", r"\{e\}", r"\textasciitilde{}f\textasciicircum{}"):
         assert escaped in classes
     assert r"g\textbackslash{}h" in classes
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on the PATH")
+def test_pdflatex_sets_every_table_within_its_page(folder: Path, tmp_path: Path) -> None:
+    many = [Column(("model",), tuple("ab"), False)]
+    many += [Column((f"set {i}", "n = 9,000 × 2"), ("+21.5 [14.6, 29.4]", "−0.3 [−2.4, 1.7]"), True) for i in range(16)]
+    (tmp_path / "wide.tex").write_text(latex_table(many, "≥ 16 sets — 50 %", "tab:wide"), encoding="utf-8")
+    files = [tmp_path / "wide.tex", *sorted((folder / "tables").glob("*.tex"))]
+    assert len(files) > 4
+    text = "".join(rf"\input{{{path.as_posix()}}}\clearpage" + "\n" for path in files)
+    packages = r"\usepackage{booktabs,graphicx}"
+    for options in ("twocolumn", "12pt"):
+        document = rf"\documentclass[{options}]{{article}}{packages}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "paper.tex").write_text(document, encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
+        assert "Overfull" not in log
+        assert "Missing character" not in log
 
 
 def test_figures_embed_their_fonts_as_outlines_that_journals_take(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from test_train_workflow import CLASSES, folder_of
 
+from gradlens import report
 from gradlens.cli.main import cli
 from gradlens.errors import InstallationError, NotFoundError
 from gradlens.figures.learning_curves import TrainingRun, learning_curves, run_of
@@ -120,6 +121,22 @@ def test_logs_and_curves_lie_in_the_work_folder(moved: dict[str, Any], place: Pa
     steps = [e.step for e in events.Scalars("loss/batch")]
     assert steps == list(range(1, len(steps) + 1))
     assert [e.step for e in events.Scalars("loss/train")] == [len(steps) // 3 * k for k in (1, 2, 3)]
+
+
+def test_a_finished_training_leaves_its_page_card_and_run(moved: dict[str, Any], place: Path) -> None:
+    work = place / "work"
+    told = json.loads((work / "run.json").read_text())
+    assert (told["verb"], told["models"][0]["name"]) == ("train", "two/small")
+    assert told["models"][0]["weights"] == checkpoints.read_card(place / "zoo/two/small").sha256
+    assert "--strategy two-phase:last:1" in told["command"]
+    listed = {"run.json", "report.html", "metrics.jsonl", "cards/two--small.json", "learning_curves.png"}
+    assert listed <= set(told["files"])
+    assert all((work / name).is_file() for name in told["files"])
+    card = json.loads((work / "cards/two--small.json").read_text())
+    assert card["training"]["history"] == moved["training"]["history"]
+    page = (work / "report.html").read_bytes()
+    assert b"two-phase:last:1" in page
+    assert report.build(work).read_bytes() == page
 
 
 def test_the_last_epochs_weights_are_there_where_another_was_kept(place: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gradlens.errors import suggest
 from gradlens.runtime import Runtime
@@ -182,3 +184,26 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
         return _plain(value.tolist())
     return str(value) if isinstance(value, Path) else value
+
+
+def command_line(ctx: click.Context) -> str:
+    """The command with everything that was not left at its default, wherever it was set."""
+    words = ["gradlens", ctx.info_name or ""]
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if source in (None, ParameterSource.DEFAULT) or name not in ctx.params:
+            continue
+        option, value = parameter.opts[-1], ctx.params[name]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+            continue
+        if value is True:
+            words.append(option)
+            continue
+        if isinstance(value, dict):  # FIELD=VALUE
+            words += itertools.chain.from_iterable((option, f"{field}={one}") for field, one in value.items())
+            continue
+        for one in value if parameter.multiple else [value]:
+            words += [option, "/".join(map(str, one)) if isinstance(one, tuple) else str(one)]
+    return shlex.join(words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from gradlens.cli.options import (
+    command_line,
     json_option,
     model_option,
     out_option,
@@ -296,7 +296,7 @@ def command(
         severities=tuple(sorted(set(severities))),
         reference=reference,
         stream=stream,
-        command=_command_line(ctx),
+        command=command_line(ctx),
     )
     if accuracies is not None:
         _from_table(ctx, request, runtime)
@@ -421,20 +421,3 @@ def _print_analyses(as_json: bool) -> None:
         return
     done = {"none": "always", "images": "--with, reads images", "networks": "--with, runs networks"}
     print_table([("name", "done", "what it tells"), *((a.name, done[a.cost], a.what) for a in ANALYSES.values())])
-
-
-def _command_line(ctx: click.Context) -> str:
-    """The command with everything that was not left at its default, wherever it was set."""
-    words = ["gradlens", ctx.info_name or ""]
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        source = ctx.get_parameter_source(name)
-        if source in (None, ParameterSource.DEFAULT) or name not in ctx.params:
-            continue
-        option, value = parameter.opts[-1], ctx.params[name]
-        if value is True:
-            words.append(option)
-            continue
-        for one in value if parameter.multiple else [value]:
-            words += [option, "/".join(map(str, one)) if isinstance(one, tuple) else str(one)]
-    return shlex.join(words)

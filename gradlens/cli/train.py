@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from gradlens.cli.options import json_option, print_json, runtime_options, strict_option
+from gradlens.cli.options import command_line, json_option, print_json, runtime_options, strict_option
 from gradlens.cli.sections import SectionedCommand
 from gradlens.processes import ALONE, launched, together
 from gradlens.runtime import Runtime
@@ -213,7 +213,10 @@ def command(
                 if score_only:
                     result = workflow.score(folder, settings, runtime)
                 else:
-                    result = workflow.train(settings, folder, runtime, work=work, fresh=fresh, shared=shared, logs=logs)
+                    result = workflow.train(
+                        settings, folder, runtime,
+                        work=work, fresh=fresh, shared=shared, logs=logs, command=command_line(ctx),
+                    )  # fmt: skip
                 documents.append(workflow.as_document(result))
                 text = workflow.summary(result)
                 skipped |= bool(result.skipped)

@@ -128,7 +128,7 @@ def _findings(history: list[Mapping[str, Any]], kept: int, stopped: str) -> list
     best = max(held_out, key=lambda epoch: held_out[epoch])
     own = kept if kept in held_out else best
     which = f"the weights are those of epoch {own}" if kept in held_out else f"the best is epoch {own}"
-    said = [f"{ended}; {which}, right on {percent(held_out[own])} % of the held-out images."]
+    said = [f"{ended}; {which}, right on {percent(held_out[own])}\N{NO-BREAK SPACE}% of the held-out images."]
     apart = _number(last, "accuracy") - _number(last, "select_accuracy")
     if apart == apart:
         side = "above" if apart >= 0 else "below"

@@ -212,9 +212,10 @@ def _markdown(text: str) -> str:
 
 
 def latex_table(columns: Sequence[Column], caption: str, label: str) -> str:
-    """The columns as a LaTeX ``table*`` (package booktabs): intervals in smaller type behind their values.
+    """The columns as a LaTeX ``table*`` (booktabs and graphicx): intervals in smaller type behind their values.
 
-    With more than five columns of numbers the intervals stand below the values, so that the table fits a page.
+    With more than five columns of numbers the intervals stand below the values. A table that is still wider than the
+    page is scaled down to it.
     """
     stacked = len(columns) > 6
     lines = max(len(c.heading) for c in columns)
@@ -228,18 +229,20 @@ def latex_table(columns: Sequence[Column], caption: str, label: str) -> str:
     ]
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
+            r"% needs \usepackage{booktabs,graphicx}; for names in other letters than Latin, LuaLaTeX",
             r"\begin{table*}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
             f"  \\caption{{{_latex(caption)}}}",
             f"  \\label{{{label}}}",
+            # as wide as it comes, or as the page where that is less
+            r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             r"  \begin{tabular}{" + "".join("r" if c.right else "l" for c in columns) + "}",
             r"    \toprule",
             *(f"    {line}" for line in heads),
             r"    \midrule",
             *(f"    {line}" for line in rows),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             r"\end{table*}",
             "",
         ]
@@ -256,6 +259,11 @@ _LATEX = {
     ">": r"\textgreater{}",
     MINUS: "$-$",
     "–": "--",
+    "—": "---",
+    "×": r"$\times$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    "→": r"$\to$",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from gradlens import report
 from gradlens.data.decode import DECODE_POLICY
 from gradlens.data.image_set import ImageSet
 from gradlens.data.sources import open_source
@@ -19,14 +21,16 @@ from gradlens.figures import style
 from gradlens.figures.class_distribution import SetSpread
 from gradlens.figures.learning_curves import learning_curves, run_of
 from gradlens.records import Skipped
-from gradlens.runtime import Runtime, cache_dir, whole_file
+from gradlens.runtime import Runtime, cache_dir, versions, whole_file
 from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
-from gradlens.shift.store import OutputStore
+from gradlens.shift.store import OutputStore, safe_stem
 from gradlens.train import loop, recipes
 from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.logs import open_logs
 from gradlens.train.settings import Recipe
+from gradlens.workflows.measure.leave import device
+from gradlens.workflows.run_folder import RUN, RunFolder
 from gradlens.workflows.train_figures import draw_batch, draw_distribution, spread
 from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
@@ -62,6 +66,7 @@ def train(
     fresh: bool = False,
     shared: dict[str, Prepared] | None = None,
     logs: Sequence[str] = (),
+    command: str = "",
 ) -> Result:
     """Train one architecture, write its checkpoint, score it.
 
@@ -75,6 +80,7 @@ def train(
         fresh: start anew where a state or a checkpoint is there.
         shared: images that an earlier call prepared, for architectures that are trained on the same ones; filled in.
         logs: names of :data:`gradlens.train.logs.LOGS`, written beside ``metrics.jsonl``.
+        command: what was typed, for ``run.json``.
 
     Raises:
         TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
@@ -97,6 +103,7 @@ def train(
     for spec in (recipe.data.train, *_scored(recipe)):
         open_source(spec, offline=runtime.offline, runtime=runtime)
     if first:
+        (work / RUN).unlink(missing_ok=True)  # until it has ended
         runtime.processes.meet()
     with open_logs(logs if first else (), work, name=name, settings=recipe.model_dump(mode="json")) as log:
         prepared = prepare(recipe, runtime, shared)
@@ -142,7 +149,31 @@ def train(
     scored = score(folder, recipe, runtime)
     if scored.card.training is not None:
         draw_curves([(name, scored.card.training)], work / "learning_curves")
+    _leave(work, name, scored.card, recipe, runtime, command)
     return replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+
+
+def _leave(work: Path, name: str, card: Card, recipe: Recipe, runtime: Runtime, command: str) -> None:
+    """The card, the page and ``run.json``: the training is complete."""
+    told = {
+        "verb": "train",
+        "command": command,
+        "versions": versions(),
+        **device(runtime),
+        "precision": recipe.precision,
+        "seed": recipe.seed,
+        "models": [{"name": name, "builder": card.builder, "parameters": card.parameters, "weights": card.sha256}],
+    }
+    with RunFolder(work) as run:
+        for path in sorted(work.glob("*")):
+            if path.suffix in (".jsonl", ".png", ".pdf"):
+                run.add(path)
+        (work / "cards").mkdir(exist_ok=True)
+        with whole_file(run.file(f"cards/{safe_stem(name)}.json")) as part:
+            record = {"model": name, **card.model_dump(mode="json")}
+            part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        run.add(report.build(work, told))
+        run.finish(told)
 
 
 def show_batch(recipe: Recipe, path: Path, runtime: Runtime) -> Path:
