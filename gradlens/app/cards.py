@@ -22,6 +22,7 @@ from gradlens.figures.style import model_colors
 from gradlens.report.answers import short_models
 
 QUALITY = 88
+THUMB = 56  # pixels of a screen: the side of an example's button, as in app.css
 TEMPLATES = Path(__file__).with_name("templates")
 
 Outcome = Look | str | None
@@ -101,8 +102,20 @@ def summary(outcomes: Mapping[str, Outcome]) -> str:
     return render("summary.html.j2", found=agreement(looks), waiting=waiting) if looks else ""
 
 
+def thumbnail(pixels: np.ndarray) -> str:
+    """A picture, uint8 (h, w, 3), at the size of a button, as a ``data:`` URI."""
+    small = Image.fromarray(pixels)
+    small.thumbnail((2 * THUMB, 2 * THUMB))
+    return data_uri(np.asarray(small))
+
+
+def empty(text: str) -> str:
+    """What to do first, in the place where answers will stand."""
+    return render("empty.html.j2", text=text)
+
+
 def hint(text: str) -> str:
-    """What to do next."""
+    """A remark."""
     return render("hint.html.j2", text=text)
 
 

@@ -20,6 +20,7 @@ from gradlens.errors import GradlensError
 from gradlens.report.answers import short_models
 
 DEEP = 90  # where the depth slider stands at first: the last depth of some networks has no gradient
+NO_PICTURE, NO_MODEL = "Give a picture, or click on an example.", "Choose at least one model."
 KEPT_SECONDS = 3600  # that an uploaded picture stays on the disk
 
 KINDS: list[Literal["str", "number"]] = ["str" if head in ("model", "data set") else "number" for head in HEADS]
@@ -58,37 +59,39 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
     with gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.HTML(_head(settings.title), elem_classes="gl-head")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(scale=2, min_width=280, elem_id="left"):
                 picture = _picture_input()
                 if examples:
+                    gr.HTML(
+                        cards.render("thumbnails.html.j2", pictures=[cards.thumbnail(one.pixels) for one in examples])
+                    )
                     gr.Examples(
                         _written(examples, folder), picture, label="Examples", examples_per_page=8, elem_id="examples",
                         example_labels=[one.name for one in examples], api_visibility="private",
                     )  # fmt: skip
-                models = gr.CheckboxGroup(
-                    [(short, name) for name, short in short_models(service.pool.names).items()],
-                    value=service.at_first,
-                    label="Models",
-                    elem_id="models",
-                )
-                method = gr.Dropdown(
-                    [(m.title, m.name) for m in quick_methods()], value="gradcam", label="Method", elem_id="method",
-                    filterable=False,
-                )  # fmt: skip
-                target = gr.Dropdown(
-                    [("each model's own prediction", OWN), *((name, name) for name in service.classes)],
-                    value=OWN, label="Class to explain", elem_id="target", filterable=False,
-                )  # fmt: skip
+                with gr.Column(elem_id="settings"):
+                    models = gr.CheckboxGroup(
+                        [(short, name) for name, short in short_models(service.pool.names).items()],
+                        value=service.at_first, label="Models", elem_id="models",
+                    )  # fmt: skip
+                    method = gr.Dropdown(
+                        [(m.title, m.name) for m in quick_methods()], value="gradcam", label="Method", elem_id="method",
+                        filterable=False,
+                    )  # fmt: skip
+                    target = gr.Dropdown(
+                        [("each model's own prediction", OWN), *((name, name) for name in service.classes)],
+                        value=OWN, label="Class to explain", elem_id="target", filterable=False,
+                    )  # fmt: skip
+            with gr.Column(scale=7, min_width=280, elem_id="right"):
+                problem = gr.HTML(elem_id="problem")
                 depth = gr.Slider(
                     0, 100, DEEP, step=1, label="Depth: 0 at the pixels, 100 at the answer", elem_id="depth", buttons=[]
                 )
-            with gr.Column(scale=7, min_width=280):
-                problem = gr.HTML(elem_id="problem")
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Compare", id="compare") as comparing:
                         summary = gr.HTML(elem_id="summary")
                         familiar = gr.HTML(elem_id="familiar")
-                        found = gr.HTML(cards.hint("Give a picture, or click on an example."), elem_id="cards")
+                        found = gr.HTML(cards.empty(NO_PICTURE), elem_id="cards")
                     with gr.Tab("Shift playground", id="playground") as playing:
                         with gr.Row():
                             change = gr.Dropdown(
@@ -99,7 +102,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                                 0, MOST, 2, step=1, label="Severity: 0 as it is, 5 the worst", elem_id="severity",
                                 buttons=[],
                             )  # fmt: skip
-                        pairs = gr.HTML(cards.hint("Give a picture, or click on an example."), elem_id="pairs")
+                        pairs = gr.HTML(cards.empty(NO_PICTURE), elem_id="pairs")
                     if service.run is not None:
                         with gr.Tab("Run", id="run"):
                             _run_tab(service.run)
@@ -108,8 +111,8 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
 
         def compare(path: str | None, names: list[str], method: str, target: str, depth: float) -> Iterator[Outputs]:
             if path is None or not names:
-                said = "Give a picture, or click on an example." if path is None else "Choose at least one model."
-                yield {problem: "", summary: "", familiar: "", found: cards.hint(said)}
+                said = NO_PICTURE if path is None else NO_MODEL
+                yield {problem: "", summary: "", familiar: "", found: cards.empty(said)}
                 return
             try:
                 photo = service.photo(path)
@@ -144,7 +147,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                 yield gr.skip()
                 return
             if path is None or not names:
-                yield cards.hint("Give a picture, or click on an example." if path is None else "Choose a model.")
+                yield cards.empty(NO_PICTURE if path is None else NO_MODEL)
                 return
             try:
                 photo = service.photo(path)

@@ -18,6 +18,8 @@ from gradlens.runtime import Runtime
 if TYPE_CHECKING:
     import gradio as gr
 
+    from gradlens.app.service import Service
+
 CSS = Path(__file__).with_name("templates") / "app.css"
 
 
@@ -48,8 +50,8 @@ def import_gradio(offline: bool) -> None:
 
 
 @contextmanager
-def _page(settings: Settings, runtime: Runtime) -> Iterator[gr.Blocks]:
-    """The page with everything behind it, while the block lasts; uploads go with it."""
+def _page(settings: Settings, runtime: Runtime) -> Iterator[tuple[gr.Blocks, Service]]:
+    """The page and what is behind it, while the block lasts; uploads go with it."""
     import_gradio(runtime.offline or not any(":" in name for name in settings.models))
     from gradlens.app.pages import build
     from gradlens.app.service import Service
@@ -57,9 +59,7 @@ def _page(settings: Settings, runtime: Runtime) -> Iterator[gr.Blocks]:
     service = Service(settings, runtime)
     with tempfile.TemporaryDirectory(prefix="gradlens-app-") as place:
         os.environ["GRADIO_TEMP_DIR"] = place
-        page = build(service, service.examples(), Path(place))
-        with service.preparing():
-            yield page
+        yield build(service, service.examples(), Path(place)), service
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
         GradlensError: the port or the address cannot be had.
         KeyboardInterrupt: somebody pressed Ctrl-C.
     """
-    with _page(settings, runtime) as page:
+    with _page(settings, runtime) as (page, service):
         try:
             _, url, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, inbrowser=False, **options(settings)
@@ -109,7 +109,8 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
             runtime.say("Ctrl-C ends it.")
             if host not in ("127.0.0.1", "localhost", "::1"):
                 runtime.say("Everybody who can reach this address can use the page; it has no password.")
-            threading.Event().wait()
+            with service.preparing():
+                threading.Event().wait()
         finally:
             page.close(verbose=False)
 
@@ -123,8 +124,10 @@ def serve_space(folder: Path) -> None:
     from gradlens.app.export import space_settings
 
     settings = space_settings(folder)
-    with _page(settings, Runtime(offline=True)) as page:
-        page.launch(**options(settings))
+    with _page(settings, Runtime(offline=True)) as (page, service):
+        page.launch(prevent_thread_lock=True, **options(settings))
+        with service.preparing():
+            page.block_thread()
 
 
 def _theme() -> Any:
