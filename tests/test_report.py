@@ -483,6 +483,20 @@ def test_pictures_beyond_the_room_are_linked(tmp_path: Path, monkeypatch: pytest
     assert "%201.png" in str(links[0])
 
 
+def test_a_page_stays_small_enough_to_mail(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        paint(run / "figures" / f"{name}.png", 300, 200, noise=True)
+    whole = report.build(run).stat().st_size
+    assert len([a for a in Seen(run / "report.html").of("img") if "src" in a]) == 3
+    monkeypatch.setattr("gradlens.report.page.MOST", whole - 1000)
+    page = report.build(run)
+    assert page.stat().st_size <= whole - 1000
+    links = [str(a["href"]) for a in Seen(page).of("a") if str(a["href"]).startswith("figures/")]
+    assert links == ["figures/c.png"]
+    assert (run / links[0]).is_file()
+    assert "Left out to keep this file small" in page.read_text()
+
+
 # -- the index of a demo ----------------------------------------------------------------------------------------------
 
 

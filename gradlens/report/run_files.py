@@ -152,11 +152,18 @@ def _analysed(folder: Path, told: Mapping[str, Any]) -> Analysed:
 
 
 def raw_rows(path: Path) -> Iterator[Mapping[str, str]]:
-    """Rows with every cell as the file has it; none where there is no file."""
+    """Rows with every cell as the file has it; none where there is no file.
+
+    Raises:
+        InputError: it is no table, or a row is cut off.
+    """
     try:
         with plain_file(path).open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                yield {str(key): value if isinstance(value, str) else "" for key, value in row.items()}
+            reader = csv.DictReader(stream)
+            for row in reader:
+                if None in row or None in row.values():
+                    raise InputError(f"{path} line {reader.line_num}: expected {len(reader.fieldnames or ())} cells")
+                yield row
     except FileNotFoundError:
         return
     except (UnicodeDecodeError, csv.Error) as err:
