@@ -299,7 +299,7 @@ def _status(facts: Sequence[float]) -> MapStatus:
     finite, missing, evidence, least, most = facts
     if missing and math.isfinite(evidence):
         return "undefined"
-    if not finite:
+    if not finite or math.isnan(evidence):  # nor is a finite map of a pass whose logits or gradients are not
         return "non-finite"
     if evidence == 0:
         return "zero gradient"
