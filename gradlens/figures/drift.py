@@ -71,7 +71,7 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                 continue
             ax.grid(axis="y")
             ax.axhline(0.5, color="#555555", lw=0.6, zorder=0.5)
-            at_the_end = {}
+            at_the_end: dict[str, DepthPoint] = {}
             for model in models:
                 own = sorted((p for p in points if (p.model, p.probe) == (model, probes[i])), key=lambda p: p.position)
                 x, y = [p.position for p in own], [p.error for p in own]

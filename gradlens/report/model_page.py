@@ -136,7 +136,8 @@ def _headline(run: Run, model: str, away: answers.Outside | None) -> str:
     if e is not None and e.defined:
         parts.append(f"{tables.percent(e.value)} % on {run.in_dist}")
     if away:
-        parts.append(f"{tables.percent(away.accuracy)} % outside, loses most on {away.worst.probe}")
+        worst = answers.short_sets(run.datasets)[away.worst.probe]
+        parts.append(f"{tables.percent(away.accuracy)} % outside, loses most on {worst}")
     return ", ".join(parts)
 
 

@@ -148,7 +148,11 @@ def _scores(card: Mapping[str, Any], name: str) -> Table | None:
         return None
     found = {
         (str(s["dataset"]), str(s.get("metric"))): Estimate(
-            *(_number(s, key) for key in ("value", "low", "high")), int(s.get("n") or 0), str(s.get("interval") or "")
+            _number(s, "value"),
+            _number(s, "low"),
+            _number(s, "high"),
+            int(s.get("n") or 0),
+            str(s.get("interval") or ""),
         )
         for s in known
     }
