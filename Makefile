@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python docs/run.py build/pages docs/depths.md docs/extending.md docs/gallery.md docs/tutorial.md
+	$(BIN)/python docs/run.py build/pages docs/depths.md docs/extending.md docs/gallery.md docs/tutorial.md --keep
 	$(BIN)/mkdocs build --strict
 
 doctor: $(VENV)/.installed

@@ -1,10 +1,11 @@
 """Follow pages of the documentation: run their commands and code, from top to bottom, in a folder.
 
-    python docs/run.py build/pages docs/tutorial.md docs/gallery.md
+    python docs/run.py build/pages docs/tutorial.md docs/gallery.md --keep
 
-Pictures whose path begins with ``runs/`` are what a page's own commands leave; they must be there afterwards, and the
-build of the documentation takes them from there. A step is not run again in the same folder unless it or one before it
-has changed; where a step fails among what earlier runs left, the page is followed once more in an empty folder.
+Pictures whose path begins with ``images/PAGE/`` are what the page's own commands leave under ``runs/``; they must be
+there afterwards. They are committed, so that pages show them wherever they are read; ``--keep`` renews them. A step is
+not run again in the same folder unless it or one before it has changed; where a step fails among what earlier runs
+left, the page is followed once more in an empty folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
-_PICTURE = re.compile(r"!\[[^\]]*\]\((runs/[^)]+)\)")
+_PICTURE = re.compile(r"!\[[^\]]*\]\(images/([\w-]+)/([^)]+)\)")
 
 
 def steps(text: str) -> list[list[str]]:
@@ -74,8 +75,13 @@ def _follow(page: Path, folder: Path) -> None:
             said = done.stdout[-2000:] + done.stderr[-4000:]
             raise RuntimeError(f"{page.name}, step {i} of {len(todo)}:\n{what}\n{said}")
         mark.touch()
-    if absent := [name for name in _PICTURE.findall(text) if not (folder / name).is_file()]:
-        raise RuntimeError(f"{page.name} shows {absent[0]}, which none of its commands made")
+    if absent := [name for name in pictures(page) if not (folder / "runs" / name).is_file()]:
+        raise RuntimeError(f"{page.name} shows runs/{absent[0]}, which none of its commands made")
+
+
+def pictures(page: Path) -> list[str]:
+    """The pictures of a page that its own commands make, relative to ``runs/``."""
+    return [name for stem, name in _PICTURE.findall(page.read_text(encoding="utf-8")) if stem == page.stem]
 
 
 def main() -> None:
@@ -83,11 +89,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("--keep", action="store_true", help="renew the pictures that lie beside the pages")
     asked = parser.parse_args()
     for page in asked.pages:
         folder = asked.folder / page.stem
         print(f"following {page} in {folder}", flush=True)
         follow(page.resolve(), folder)
+        for name in pictures(page) if asked.keep else ():
+            beside = page.parent / "images" / page.stem / name
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / "runs" / name, beside)
 
 
 if __name__ == "__main__":

@@ -100,9 +100,40 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, known: Path) -> dict[str,
     return {path.stem: path for path in place.iterdir()}
 
 
+# read by Python before anything else; what it refuses is written down, because somebody may swallow the exception
+GUARD = """
+import os, sys
+
+def stay_here(event, args):
+    if event in ("socket.connect", "socket.sendto") and isinstance(args[1], tuple):
+        host = args[1][0]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = args[0]
+    else:
+        return
+    if host not in (None, "", "127.0.0.1", "::1", "0.0.0.0", "localhost", b"localhost"):
+        with open(os.environ["REFUSED"], "a") as file:
+            file.write(f"{event} {host}\\n")
+        raise OSError(f"{host} is another machine")
+
+sys.addaudithook(stay_here)
+"""
+
+
 @pytest.fixture(scope="module")
-def url(known: Path, pictures: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running app with two small models."""
+def guard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which Python connects to no other machine; the file REFUSED tells which it would have."""
+    place = tmp_path_factory.mktemp("guard")
+    (place / "sitecustomize.py").write_text(GUARD)
+    (place / "refused").touch()
+    return {"PYTHONPATH": str(place), "REFUSED": str(place / "refused")}
+
+
+@pytest.fixture(scope="module")
+def url(
+    known: Path, pictures: dict[str, Path], guard: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A running app with two small models, which asks nobody else for anything as long as it runs."""
     run = tmp_path_factory.mktemp("run")
     write_run(run, {m: {"own": 0.9, "probe": 0.6} for m in ("alpha", "beta")}, in_dist="own")
     port = free_port()
@@ -112,8 +143,18 @@ def url(known: Path, pictures: dict[str, Path], tmp_path_factory: pytest.TempPat
         *("--in-dist", str(known), "--image", str(pictures["vehicle"]), "--run", str(run), "--port", str(port)),
         *("--max-upload", "1MB"),
     ]
-    with running(command, address):
+    with running(command, address, **guard):
         yield address
+    assert Path(guard["REFUSED"]).read_text() == ""
+
+
+def test_the_guard_stops_a_connection(guard: dict[str, str], tmp_path: Path) -> None:
+    # 192.0.2.0/24 is nobody's (RFC 5737)
+    script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    environment = {**os.environ, **guard, "REFUSED": str(tmp_path / "refused")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert "is another machine" in done.stderr
+    assert "192.0.2.1" in (tmp_path / "refused").read_text()
 
 
 @pytest.fixture
@@ -348,7 +389,9 @@ def test_a_port_that_is_taken_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_exported_folder_runs(tmp_path: Path, known: Path, pictures: dict[str, Path]) -> None:
+def test_an_exported_folder_runs(
+    tmp_path: Path, known: Path, pictures: dict[str, Path], guard: dict[str, str], visit: Callable[..., Tab]
+) -> None:
     space = tmp_path / "space"
     command = [
         *(sys.executable, "-m", "gradlens", "app", "--model", "vit", "--in-dist", str(known)),
@@ -372,8 +415,16 @@ def test_an_exported_folder_runs(tmp_path: Path, known: Path, pictures: dict[str
     port = free_port()
     address = f"http://127.0.0.1:{port}/"
     # of this machine only the libraries: neither this checkout nor its cache
-    own = {"GRADIO_SERVER_PORT": str(port), "GRADLENS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": ""}
+    own = {"GRADIO_SERVER_PORT": str(port), "GRADLENS_CACHE": str(tmp_path / "cache"), **guard}
     with running([sys.executable, str(space / "app.py")], address, **own):
+        one = visit(address, offline=False)
+        one.page.set_default_timeout(WAIT)
+        one.page.locator("#examples").get_by_text("vehicle").click()
+        answered(one, 1)
+        one.page.wait_for_selector("#familiar h2")
+        assert "not known" not in one.page.locator("#familiar h2").inner_text()  # the reference came along
+        assert [r for r in one.requests if not r.startswith((address, "data:", "blob:"))] == []
+        assert [c for c in one.complaints if c not in CONSOLE] == []
         from gradio_client import Client, handle_file
 
         client = Client(address, verbose=False)
@@ -383,3 +434,4 @@ def test_an_exported_folder_runs(tmp_path: Path, known: Path, pictures: dict[str
     assert len(model["top"]) == 5
     assert model["top"][0]["class"] == "bus"
     assert told["votes"] == {"bus": 1}
+    assert Path(guard["REFUSED"]).read_text() == ""

@@ -326,7 +326,7 @@ LINKED = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 def test_links_lead_somewhere(page: Path) -> None:
     wrong = []
     for line, target in links(page):
-        if target.startswith(("http://", "https://", "runs/")):  # runs/: docs/run.py looks after those
+        if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = urllib.parse.unquote(target).partition("#")
         to = (page.parent / path).resolve() if path else page
