@@ -167,7 +167,9 @@ def name_beside(ax: Axes, ends: Sequence[tuple[float, float, str, str]], inches:
     """
     bottom, top = ax.get_ylim()
     ordered = sorted(ends, key=lambda end: (end[1], end[0]))
-    places = spread([y for _, y, _, _ in ordered], (top - bottom) * size * 1.2 / 72 / inches)
+    step = (top - bottom) * size * 1.2 / 72 / inches
+    places = spread([y for _, y, _, _ in ordered], step)
+    places += max(0, bottom + step / 2 - places[0])  # below the axes are the numbers of their ticks
     for (x, y, name, color), place in zip(ordered, places, strict=True):
         ax.annotate(
             name,
