@@ -92,7 +92,7 @@ def main() -> None:
             }  # fmt: skip
             print(
                 f"{reader:<20} {row['inputs']:>9,} {row['first']:>9} {row['last']:>10}  "
-                f"{'FAILURE' if row['failed'] else 'no failure'}",
+                f"{f'FAILURE ({done.returncode})' if row['failed'] else 'no failure'}",
                 flush=True,
             )
             if done.returncode:
