@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import math
 import time
@@ -279,20 +280,22 @@ def train(
                     kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
                 if processes.first:
                     _write_metrics(folder, history)
+                    state = io.BytesIO()  # torch would hide why a file cannot be written
+                    torch.save(
+                        {
+                            "mark": mark,
+                            "module": module.state_dict(),
+                            "average": average.state_dict() if recipe.ema else {},
+                            "optimiser": optimiser.state_dict(),
+                            "rates": rates.state_dict(),
+                            "scaler": scaler.state_dict(),
+                            "history": [asdict(e) for e in history],
+                            "kept": kept,
+                        },
+                        state,
+                    )
                     with whole_file(state_file) as path:
-                        torch.save(
-                            {
-                                "mark": mark,
-                                "module": module.state_dict(),
-                                "average": average.state_dict() if recipe.ema else {},
-                                "optimiser": optimiser.state_dict(),
-                                "rates": rates.state_dict(),
-                                "scaler": scaler.state_dict(),
-                                "history": [asdict(e) for e in history],
-                                "kept": kept,
-                            },
-                            path,
-                        )
+                        path.write_bytes(state.getbuffer())
                 left = (recipe.epochs - epoch) * seconds
                 runtime.say(
                     f"{recipe.model} {epoch:>3}/{recipe.epochs}  loss {done.loss:.3f}  train {done.accuracy:.1%}  "
