@@ -223,7 +223,10 @@ def run_alone(name: str, place: Path, out: Path, cache: Path, said: Path, begun:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with the signal ignored
     with said.open("w") as stream, contextlib.redirect_stderr(stream):
         begun.set()
-        main([str(word) for word in COMMANDS[name](place, out)] + ["--quiet"] * (name != "report"))
+        try:
+            main([str(word) for word in COMMANDS[name](place, out)] + ["--quiet"] * (name != "report"))
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what ends now is the test's process, not the command
 
 
 class Struck:
