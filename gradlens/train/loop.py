@@ -280,7 +280,7 @@ def train(
                     kept = {"epoch": epoch, "accuracy": accuracy, "weights": weights}
                 if processes.first:
                     _write_metrics(folder, history)
-                    state = io.BytesIO()  # torch would hide why a file cannot be written
+                    packed = io.BytesIO()  # torch would hide why a file cannot be written
                     torch.save(
                         {
                             "mark": mark,
@@ -292,10 +292,10 @@ def train(
                             "history": [asdict(e) for e in history],
                             "kept": kept,
                         },
-                        state,
+                        packed,
                     )
                     with whole_file(state_file) as path:
-                        path.write_bytes(state.getbuffer())
+                        path.write_bytes(packed.getbuffer())
                 left = (recipe.epochs - epoch) * seconds
                 runtime.say(
                     f"{recipe.model} {epoch:>3}/{recipe.epochs}  loss {done.loss:.3f}  train {done.accuracy:.1%}  "
