@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLED = ("checkpoints/vehicles", "probe_sets", "studies")
+BUNDLED = ("checkpoints/vehicles", "checkpoints/twins", "probe_sets", "studies")  # all that the demo needs
 # file by file, so that the leavings of an interrupted training or of a file browser stay behind
 KINDS = {".toml", ".csv", ".json", ".md", ".safetensors", ".jpg", ".png"}
 
