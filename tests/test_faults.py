@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -453,13 +454,15 @@ def test_input_that_vanishes_is_named(
     expected = never(name)
     source = moved(name, places[name], tmp_path)
     gone: dict[Path, bytes] = {}
+    one = threading.Lock()  # images are decoded in several threads
     encoded = Files.encoded
 
     def vanishes(self: Files, row: int) -> Path:
         found = encoded(self, row)
-        if not gone:
-            gone[found] = found.read_bytes()
-            found.unlink()
+        with one:
+            if not gone:
+                gone[found] = found.read_bytes()
+                found.unlink()
         return found
 
     with monkeypatch.context() as patch:
