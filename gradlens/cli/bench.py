@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from gradlens.cli.options import (
-    batch_sizes_option,
     json_option,
     model_option,
     print_json,
@@ -61,7 +60,7 @@ Examples:
 )  # fmt: skip
 @zoo_option
 @json_option
-@partial(runtime_options, batch_size_option=batch_sizes_option)
+@partial(runtime_options, batch_sizes=True)
 def command(
     models: tuple[str, ...],
     weights: str | None,

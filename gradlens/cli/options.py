@@ -96,10 +96,7 @@ weights_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="Output folder [default: runs/<verb>-<time>]."
 )
-_batch_size_option = click.option(
-    "--batch-size", default="auto", show_default=True, callback=_batch_size, metavar="N|auto"
-)
-batch_sizes_option = click.option(
+_batch_sizes_option = click.option(
     "--batch-size", "batch_sizes", multiple=True, callback=_batch_sizes, metavar="N,N,...",
     help="Images per pass of the throughput (repeatable, or a list).",
 )  # fmt: skip
@@ -107,18 +104,29 @@ strict_option = click.option("--strict", is_flag=True, help="Exit with 3 when an
 
 
 def runtime_options(
-    command: Callable[..., Any], batch_size_option: Callable[..., Any] = _batch_size_option
+    command: Callable[..., Any], *, batch_sizes: bool = False, recipe: bool = False
 ) -> Callable[..., Any]:
     """Adds the options of a :class:`~gradlens.runtime.Runtime` and hands it over as ``runtime``.
 
-    With :data:`batch_sizes_option` the command is given ``batch_sizes``, and the runtime leaves the choice.
+    Args:
+        command: what they are added to.
+        batch_sizes: it is given ``batch_sizes``, several, and the runtime leaves the choice.
+        recipe: a recipe says precision, batch size and seed where the command line does not, and ``--help`` says so.
     """
+    default = " [default: the recipe's]." if recipe else "."
+    batch_size_option = click.option(
+        "--batch-size", default="auto", show_default=not recipe, callback=_batch_size, metavar="N|auto",
+        help=f"Images per pass{default}",
+    )  # fmt: skip
 
-    @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps")
-    @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-    @batch_size_option
+    @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps",
+                  help="Where the networks run; auto takes a GPU where there is one.")  # fmt: skip
+    @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=not recipe,
+                  help=f"Of the networks' passes{default}")  # fmt: skip
+    @(_batch_sizes_option if batch_sizes else batch_size_option)
     @click.option("--workers", type=click.IntRange(0), default=0, help="Decoding threads [default: chosen].")
-    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+    @click.option("--seed", type=click.IntRange(0), default=0, show_default=not recipe,
+                  help=f"Of everything random{default}")  # fmt: skip
     @click.option("--offline", is_flag=True, help="Look nothing up on a network.")
     @click.option("--quiet", is_flag=True, help="No progress bars, no remarks.")
     @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")

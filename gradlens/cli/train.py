@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import textwrap
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ Examples:
 @click.option("--score-only", is_flag=True, help="Train nothing; score finished checkpoints again.")
 @strict_option
 @json_option
-@runtime_options
+@partial(runtime_options, recipe=True)
 @click.pass_context
 def command(
     ctx: click.Context,
