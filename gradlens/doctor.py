@@ -302,7 +302,7 @@ def _cache() -> Finding:
 
 
 KEPT = ("outputs", "sets", "torchvision")
-"""Folders of the cache that can be made or fetched again; what else lies there (consent to code) is no copy."""
+"""Folders of the cache, which can be made or fetched again; what else lies there is somebody else's."""
 
 
 def cache_size() -> int:

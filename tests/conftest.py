@@ -34,10 +34,14 @@ for name in [
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache of this test run: a fresh folder, or ``$GRADLENS_TEST_CACHE`` where rendered sets should be kept."""
+    """The cache of this test run: a fresh folder, or ``$GRADLENS_TEST_CACHE`` where rendered sets should be kept.
+
+    The user's configuration folder, where consent to code lies, is a fresh one too.
+    """
     given = os.environ.get("GRADLENS_TEST_CACHE")
     place = Path(given).resolve() if given else tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("GRADLENS_CACHE", str(place))
         yield place
 

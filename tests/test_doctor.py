@@ -212,9 +212,9 @@ def test_this_installation_is_sound() -> None:
 def test_the_cache_is_shown_with_its_size_and_pruned_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What can be made again goes, consent to code stays; with a number of days, only what nobody used."""
+    """What can be made again goes, what is not gradlens's stays; with a number of days, only what nobody used."""
     monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path))
-    for name in ("outputs/key/old.parquet", "outputs/other/new.parquet", "sets/x/a.png", "trusted-code/abc"):
+    for name in ("outputs/key/old.parquet", "outputs/other/new.parquet", "sets/x/a.png", "another program/abc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\0" * 1000)
     ancient = time.time() - 40 * 86_400
@@ -225,7 +225,7 @@ def test_the_cache_is_shown_with_its_size_and_pruned_when_asked(
     done = CliRunner().invoke(command, ["--prune", "--unused-for", "30", "--json"], standalone_mode=False)
     assert json.loads(done.stdout) == {"schema": 1, "files": 2, "bytes": 2000}
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
-    assert left == ["outputs/other/new.parquet", "trusted-code/abc"]
+    assert left == ["another program/abc", "outputs/other/new.parquet"]
     assert CliRunner().invoke(command, ["--prune"], standalone_mode=False).exception is None
     assert doctor.cache_size() == 0
-    assert (tmp_path / "trusted-code" / "abc").is_file()
+    assert (tmp_path / "another program" / "abc").is_file()

@@ -31,7 +31,7 @@ from gradlens.records import Preprocess
 from gradlens.shift import store, tables
 from gradlens.train import recipes
 from gradlens.train.loop import _read_state
-from gradlens.zoo import checkpoints, pretrained
+from gradlens.zoo import checkpoints, consent, pretrained
 from gradlens.zoo.build import build, build_seeded
 from gradlens.zoo.cards import Card, Preprocessing
 from gradlens.zoo.importing import import_checkpoint
@@ -165,7 +165,7 @@ def test_a_strangers_code_runs_after_consent_alone(
     with_code: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, trace = with_code
-    monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another user"))
     with pytest.raises(CheckpointError, match=r"brings Python code \(network\.py\).*gradlens zoo trust") as caught:
         checkpoints.load("mine/net", zoo=tmp_path / "zoo")
     assert not trace.exists()
@@ -179,6 +179,19 @@ def test_a_strangers_code_runs_after_consent_alone(
     (folder / "network.py").write_text((folder / "network.py").read_text() + "#")
     with pytest.raises(CheckpointError, match="nobody here"):
         checkpoints.load_folder(folder, "x")
+
+
+def test_nobody_agrees_for_another_through_a_cache_that_both_use(
+    with_code: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, trace = with_code
+    monkeypatch.setenv("GRADLENS_CACHE", str(tmp_path / "shared"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "one"))
+    consent.agree(folder / "network.py")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
+    with pytest.raises(CheckpointError, match="nobody here"):
+        checkpoints.load_folder(folder, "x")
+    assert not trace.exists()
 
 
 def test_a_model_without_code_has_nothing_to_agree_to(tmp_path: Path) -> None:

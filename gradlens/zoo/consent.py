@@ -4,6 +4,9 @@ A checkpoint may bring the file that builds its network (``network.py``, ``head.
 folder that came from elsewhere would run a stranger's code. It does not: a file runs when a command was given it by
 name (``FILE.py:FACTORY``; training or importing with it agrees to the copy in the checkpoint) or when ``gradlens zoo
 trust NAME`` has agreed to it. A file that changes by one byte is another file.
+
+Consent lies in the user's own configuration folder and not in the cache: that one may be shared with people whose word
+it is not, or emptied.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import platformdirs
+
 from gradlens.errors import CheckpointError
-from gradlens.runtime import cache_dir, whole_file
+from gradlens.runtime import whole_file
 
 
 def agree(file: Path) -> None:
-    """Let this content run from now on; kept in the cache folder."""
+    """Let this content run from now on, for this user."""
     with whole_file(_place(file)) as part:
         part.write_text(f"{file.resolve()}\n", encoding="utf-8", errors="backslashreplace")
 
@@ -39,4 +44,4 @@ def _place(file: Path) -> Path:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as err:
         raise CheckpointError(f"{file}: expected a Python file, but it cannot be read: {err.strerror}") from err
-    return cache_dir() / "trusted-code" / digest
+    return Path(platformdirs.user_config_dir("gradlens")) / "trusted-code" / digest
