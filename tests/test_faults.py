@@ -49,6 +49,7 @@ from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.workflows import train as train_workflow
 from gradlens.workflows.measure import leave
+from gradlens.workflows.run_folder import RunFolder
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build_seeded
 from gradlens.zoo.cards import Card, Preprocessing
@@ -127,6 +128,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
 """(where its input lies, where its output goes) -> its words."""
 
 HERE = list(COMMANDS)
+WAYS: list[list[str]] = [[], ["--fresh"]]  # to train
 
 
 def struck(fault: str, strikes: int | Mapping[str, int] = 1, but: Iterable[str] = ()) -> pytest.MarkDecorator:
@@ -436,6 +438,23 @@ def test_two_at_once_leave_what_one_leaves(name: str, places: dict[str, Path], t
     if codes == [0, 1]:
         assert re.search("another run is writing here|exists already", (tmp_path / "said").read_text())
     assert results(command.out) == command.expected
+
+
+@pytest.mark.parametrize("words", [pytest.param(w, marks=pytest.mark.fault("train", "two at once")) for w in WAYS])
+def test_a_second_training_is_told_and_touches_nothing(
+    words: list[str], trainable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While another has the work folder: one line, also with ``--fresh``, which would empty it."""
+    work = tmp_path / "out" / "work"
+    work.mkdir(parents=True)
+    (work / "state.pt").write_bytes(b"of the first")
+    given = [str(word) for word in COMMANDS["train"](trainable, tmp_path / "out")]
+    with RunFolder(work), pytest.raises(SystemExit) as left:
+        main([*given, "--quiet", *words])
+    said = End(int(left.value.code or 0), capsys.readouterr().err).in_one_line()
+    assert f"{work}: another run is writing here; wait for it to end, or give this one its own --work" in said
+    assert (work / "state.pt").read_bytes() == b"of the first"
+    assert not (tmp_path / "out" / "zoo").exists()
 
 
 # ---------------------------------------------------------------------------------------------- input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import textwrap
 from pathlib import Path
@@ -166,6 +167,25 @@ def test_an_unreadable_image_is_left_out_and_reported(tmp_path: Path, place: Pat
     prepared = prepare(recipes.load(place / "shapes.toml", "small", {"data.train": str(source)}), QUIET)
     assert [Path(s.path).name for s in prepared.skipped] == ["broken.png"]
     assert len(prepared.images) + len(prepared.select) == 18
+
+
+def test_what_is_left_out_stands_in_a_table_also_where_nothing_is_said(tmp_path: Path, place: Path) -> None:
+    source = folder_of(tmp_path / "train", 10, seed=1)
+    for path in (source / "disc" / "broken.png", folder_of(tmp_path / "test", 2, seed=2) / "disc" / "cut.png"):
+        path.write_bytes(b"no image")
+    done = run(
+        str(place / "shapes.toml"), "--model", "small", "--data", str(source), "--test", str(tmp_path / "test"),
+        "--out", str(tmp_path / "zoo/mine/small"), "--work", str(tmp_path / "work"), "--set", "batch_size=8",
+        "--epochs", "1", "--quiet", "--strict",
+    )  # fmt: skip
+    assert done.exit_code == 3
+    assert done.stderr == ""
+    assert done.stdout.rstrip().endswith("2 images left out")
+    with (tmp_path / "work" / "skipped.csv").open(encoding="utf-8", newline="") as stream:
+        left_out = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
+    assert left_out.keys() == {"broken.png", "cut.png"}
+    assert all(left_out.values())
+    assert "skipped.csv" in json.loads((tmp_path / "work" / "run.json").read_text())["files"]
 
 
 def test_sources_that_cannot_be_trained_on(tmp_path: Path, place: Path) -> None:

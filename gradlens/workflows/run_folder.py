@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -30,19 +31,23 @@ class RunFolder:
     here and this one did not write again are removed at the end, so that the folder never mixes two runs; files that
     no run listed are left alone.
 
+    Args:
+        path: the folder; made where it is not there.
+        option: of the command, that names another folder.
+
     Raises:
         GradlensError: another process is writing here (on entering).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, option: str = "--out") -> None:
+        self.path, self.option = path, option
         self.files: list[str] = []
         self._before: list[str] = []
         self._handle = -1
 
     def __enter__(self) -> RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._handle = _lock(self.path / LOCK)
+        self._handle = _lock(self.path / LOCK, self.option)
         # what a run that was killed left; nobody else writes here now, except into the folder where shards meet
         for left in (*self.path.glob(f"{UNFINISHED}*"), *self.path.glob(f"*/{UNFINISHED}*")):
             left.unlink(missing_ok=True)
@@ -56,6 +61,14 @@ class RunFolder:
         if kind is not None and not self.files:
             with contextlib.suppress(OSError):  # a run that failed before it wrote anything leaves no empty folder
                 self.path.rmdir()
+
+    def clear(self) -> None:
+        """Remove all that lies here, also what no run listed."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def file(self, name: str) -> Path:
         """Where to write the file ``name`` (a relative path); it is listed in ``run.json``."""
@@ -79,7 +92,7 @@ class RunFolder:
         return self.path / RUN
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, option: str) -> int:
     """Take the lock file or say who has it. The system frees it when its holder ends, however it ends."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -91,7 +104,7 @@ def _lock(path: Path) -> int:
         except OSError:
             os.close(handle)
             raise GradlensError(
-                f"{path.parent}: another run is writing here; wait for it to end, or give this one its own --out"
+                f"{path.parent}: another run is writing here; wait for it to end, or give this one its own {option}"
             ) from None
         try:
             # the holder before us may have removed the file between our open and our lock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,12 +24,13 @@ from gradlens.runtime import Runtime, cache_dir, versions, whole_file
 from gradlens.shift.metrics import evaluate
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore, safe_stem
+from gradlens.shift.tables import SKIPPED, skipped_rows, write_csv
 from gradlens.train import loop, recipes
 from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.logs import open_logs
 from gradlens.train.settings import Recipe
 from gradlens.workflows.measure.leave import device
-from gradlens.workflows.run_folder import RUN, RunFolder
+from gradlens.workflows.run_folder import RunFolder
 from gradlens.workflows.train_figures import draw_batch, draw_distribution, spread
 from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
@@ -85,31 +85,47 @@ def train(
     Raises:
         TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
         CheckpointError: the weights it starts from cannot be had, or do not fit.
+        GradlensError: another training has the work folder.
     """
     name = f"{folder.parent.name}/{folder.name}"
     work = work or Path("runs") / f"train-{folder.parent.name}-{folder.name}"
     recipe = sized(recipe, runtime)
-    first = runtime.processes.first
-    if fresh:
-        if first:
-            shutil.rmtree(work, ignore_errors=True)
-    elif (card := _finished(folder, recipe)) is not None:
+    if not fresh and (card := _finished(folder, recipe)) is not None:
         runtime.say(f"{folder} is trained already; --fresh trains it anew, --score-only scores it again")
         return Result(folder, card, trained=False)
-    if not first:
+    if not runtime.processes.first:
+        return _train(name, recipe, folder, work, None, runtime, shared, logs, command)
+    with RunFolder(work, "--work") as run:
+        if fresh:
+            run.clear()
+        return _train(name, recipe, folder, work, run, runtime, shared, logs, command)
+
+
+def _train(
+    name: str,
+    recipe: Recipe,
+    folder: Path,
+    work: Path,
+    run: RunFolder | None,
+    runtime: Runtime,
+    shared: dict[str, Prepared] | None,
+    logs: Sequence[str],
+    command: str,
+) -> Result:
+    """The training of one process; the first of several alone has the work folder to write to (``run``)."""
+    if run is None:
         runtime.processes.meet()  # until the first one has looked, and downloaded or rendered what is not there yet
     # what is missing ends it here, not after the last epoch
     found = pretrained.find(recipe.pretrained, recipe.builder, offline=runtime.offline) if recipe.pretrained else None
     for spec in (recipe.data.train, *_scored(recipe)):
         open_source(spec, offline=runtime.offline, runtime=runtime)
-    if first:
-        (work / RUN).unlink(missing_ok=True)  # until it has ended
+    if run is not None:
         runtime.processes.meet()
-    with open_logs(logs if first else (), work, name=name, settings=recipe.model_dump(mode="json")) as log:
+    with open_logs(logs if run is not None else (), work, name=name, settings=recipe.model_dump(mode="json")) as log:
         prepared = prepare(recipe, runtime, shared)
         begun = begin(recipe, prepared.classes, found, runtime)
         recipe = begun.normalised(recipe, prepared.recipe)
-        if first:
+        if run is not None:
             draw_distribution(prepared.spread, work / "class_distribution")
         runtime.say(
             f"{recipe.model}: {len(prepared.images):,} training and {len(prepared.select):,} selection images of "
@@ -140,7 +156,7 @@ def train(
         ),
         licence="Apache-2.0",
     )
-    if not first:
+    if run is None:
         return Result(folder, card, trained=True, skipped=prepared.skipped)
     checkpoints.save(folder, begun.module, card)
     if trained.epoch != len(trained.history):
@@ -149,12 +165,14 @@ def train(
     scored = score(folder, recipe, runtime)
     if scored.card.training is not None:
         draw_curves([(name, scored.card.training)], work / "learning_curves")
-    _leave(work, name, scored.card, recipe, runtime, command)
-    return replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+    result = replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
+    _leave(run, name, result, recipe, runtime, command)
+    return result
 
 
-def _leave(work: Path, name: str, card: Card, recipe: Recipe, runtime: Runtime, command: str) -> None:
-    """The card, the page and ``run.json``: the training is complete."""
+def _leave(run: RunFolder, name: str, result: Result, recipe: Recipe, runtime: Runtime, command: str) -> None:
+    """The card, what was left out, the page and ``run.json``: the training is complete."""
+    card = result.card
     told = {
         "verb": "train",
         "command": command,
@@ -164,16 +182,15 @@ def _leave(work: Path, name: str, card: Card, recipe: Recipe, runtime: Runtime, 
         "seed": recipe.seed,
         "models": [{"name": name, "builder": card.builder, "parameters": card.parameters, "weights": card.sha256}],
     }
-    with RunFolder(work) as run:
-        for path in sorted(work.glob("*")):
-            if path.suffix in (".jsonl", ".png", ".pdf"):
-                run.add(path)
-        (work / "cards").mkdir(exist_ok=True)
-        with whole_file(run.file(f"cards/{safe_stem(name)}.json")) as part:
-            record = {"model": name, **card.model_dump(mode="json")}
-            part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        run.add(report.build(work, told))
-        run.finish(told)
+    for path in sorted(run.path.glob("*")):
+        if path.suffix in (".jsonl", ".png", ".pdf"):
+            run.add(path)
+    write_csv(run.file("skipped.csv"), SKIPPED, skipped_rows(result.skipped))
+    with whole_file(run.file(f"cards/{safe_stem(name)}.json")) as part:
+        record = {"model": name, **card.model_dump(mode="json")}
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    run.add(report.build(run.path, told))
+    run.finish(told)
 
 
 def show_batch(recipe: Recipe, path: Path, runtime: Runtime) -> Path:
@@ -283,6 +300,8 @@ def summary(result: Result) -> str:
             parts.append(f"from {training.start.source}")
     shown = [s for s in card.scores if s.metric == "accuracy"]
     parts += [f"{s.dataset} {s.value:.1%} [{s.low:.1%}, {s.high:.1%}]" for s in shown]
+    if left := len(result.skipped):
+        parts.append(f"{left:,} {'image' if left == 1 else 'images'} left out")
     return "  ".join(parts)
 
 
