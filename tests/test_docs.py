@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,12 @@ INSTEAD = (
     (r"gradlens bench", "times each network a hundred times", "--passes 0"),
     (r"gradlens shift-eval .*--out runs/two", "draws pictures of what it saw", "--images 0 --resamples 200"),
     (
+        r"gradlens shift-eval .*--out runs/kept",
+        "scores five models on four sets",
+        "= shift-eval --model vit --model shufflenet --in-dist vehicles-test --probe vehicles-context --resamples 200 "
+        "--images 0 --out runs/kept",
+    ),
+    (
         r"gradlens shift-eval .*photos@map.toml",
         "speaks of photographs that lie elsewhere here",
         "= shift-eval --model cifar10/* --in-dist test.parquet --probe data/web@map.toml --plan",
@@ -80,6 +87,8 @@ STORIES = ("docs/tutorial.md", "docs/extending.md", "docs/depths.md", "docs/ques
 
 TOLD = [c for p in pages() for b in blocks(p) for c in b.commands] + [c for p in pages() for c in inline(p)]
 TYPED = [c for c in TOLD if not c.mention]
+
+pictures = runpy.run_path(str(ROOT / "docs" / "run.py"))["pictures"]
 
 Captured = pytest.CaptureFixture[str]
 
@@ -215,8 +224,14 @@ def test_every_list_is_printed(block: Block, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("block", [b for b in blocks_to_run() if not is_quick(b)], ids=label)
 def test_every_block_of_commands_runs(block: Block, capsys: Captured) -> None:
+    """And leaves the pictures that the page shows of it: ``images/PAGE/...`` is ``runs/...`` (docs/run.py)."""
     for command in block.commands:
         run(command, capsys)
+        _, other = instead_of(command) or ("", "")
+        if other is not None and "--out" in command.words:
+            out = command.words[command.words.index("--out") + 1]
+            shown = [Path("runs", name) for name in pictures(ROOT / block.page)]
+            assert [p for p in shown if p.is_relative_to(out) and not p.is_file()] == []
 
 
 def run(command: Command, capsys: Captured) -> None:
