@@ -39,7 +39,7 @@ test-all: $(VENV)/.installed-test
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet -e ".[soak]" -c constraints.txt
 	$(BIN)/python benchmarks/fuzz.py --inputs 20000 --out build/fuzz.json
-	$(BIN)/python benchmarks/fuzz_guided.py --seconds 60 --out build/fuzz-guided.json
+	$(BIN)/python benchmarks/fuzz_guided.py --seconds 30 --out build/fuzz-guided.json
 	$(BIN)/python benchmarks/faults.py --out build/faults.json
 	$(BIN)/python -m pytest tests/fuzz tests/test_hostile.py $(ARGS)
 	$(BIN)/python benchmarks/stream.py --images 1000000 --out build/stream

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing (atheris, libFuzzer) of the readers that are Python: what reaches new code is broken further.
+"""Coverage-guided fuzzing (atheris, libFuzzer) of every reader: what reaches new branches of Python is broken further.
 
     python benchmarks/fuzz_guided.py --seconds 60
 
@@ -22,20 +22,28 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-# module prefixes whose branches guide the fuzzer, by reader: our own, and the Python parsers below them
+IMAGE = ["PIL", "gradlens.data.decode", "gradlens.data.headers"]
+TORCH = ["torch._weights_only_unpickler", "pickletools", "zipfile"]
+# module prefixes whose branches guide the fuzzer, for every reader: our own, and the Python parsers below them
 GUIDED = {
-    "image: PNG": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
-    "image: GIF": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
-    "image: TIFF": ["PIL", "gradlens.data.decode", "gradlens.data.headers"],
-    "image: PPM": ["PIL", "gradlens.data.decode"],
+    **{f"image: {kind}": IMAGE for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")},
+    "images: Parquet": ["gradlens.data.sources", "gradlens.data.image_set"],
     "images: tar shard": ["tarfile", "gradlens.data.sources"],
     "images: NPZ": ["zipfile", "numpy.lib", "gradlens.data.sources"],
-    "probe set": ["tomllib", "gradlens.data.probe_sets"],
+    "probe set": ["tomllib", "csv", "gradlens.data.probe_sets", "gradlens.data.checking"],
     "class map": ["tomllib", "gradlens.data.sources"],
+    "class list": ["json", "gradlens.cli.zoo"],
+    "predictions: Parquet": ["gradlens.shift.store"],
     "predictions: CSV": ["gradlens.shift.store"],
-    "checkpoint: card": ["gradlens.zoo.cards", "gradlens.zoo.checkpoints"],
-    "weight file": ["gradlens.zoo.weights", "pickletools", "zipfile"],
+    "predictions: NPZ": ["zipfile", "numpy.lib", "gradlens.shift.store"],
+    "cache of outputs": ["gradlens.shift.store"],
+    "checkpoint: card": ["json", "gradlens.zoo.cards", "gradlens.zoo.checkpoints"],
+    "checkpoint: network": ["json", "gradlens.zoo"],
+    "weight file": ["gradlens.zoo.weights", *TORCH],
+    "training state": ["gradlens.train.loop", *TORCH],
     "recipe": ["tomllib", "gradlens.train.recipes", "gradlens.train.settings"],
+    "study": ["tomllib", "gradlens.train.recipes", "gradlens.workflows.study.schema"],
+    "run folder": ["json", "csv", "gradlens.report"],
 }
 
 
@@ -51,15 +59,18 @@ def one(reader: str, seconds: int, corpus: Path) -> None:
         place = corpus / "case"
         outcome(reader, valid[0], place)
     warnings.simplefilter("ignore")
-    name = READERS[reader].broken[0]
+    names = sorted(set(READERS[reader].broken))
     seeds = corpus / "seeds"
     seeds.mkdir()
     for i, case in enumerate(valid):
-        if name in case:
-            (seeds / str(i)).write_bytes(case[name])
+        for n, name in enumerate(names):
+            if name in case:
+                (seeds / f"{i}-{n}").write_bytes(bytes([n]) + case[name])
 
     def read(data: bytes) -> None:
-        kind, why = outcome(reader, {**valid[0], name: data}, place)
+        """The first byte says which file of a valid case the others are put in the place of."""
+        name = names[data[0] % len(names)] if data else names[0]
+        kind, why = outcome(reader, {**valid[0], name: data[1:]}, place)
         if kind == "failure":
             raise RuntimeError(why)
 

@@ -351,7 +351,7 @@ def _codes(
         numeric = [t for t in names if t.strip().lstrip("+-").isdecimal()]
         if numeric and len(numeric) < len(names):
             odd = next(t for t in names if t not in set(numeric))
-            row = int(np.nonzero(text == odd)[0][0]) + 1
+            row = text.tolist().index(odd) + 1  # NumPy would compare without the zero bytes at a text's end
             raise InputError(
                 f"{path}: {column} in row {row} is {odd!r}, where other rows hold numbers like {numeric[0]}"
             )

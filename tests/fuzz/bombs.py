@@ -285,6 +285,9 @@ BOMBS: dict[str, tuple[str, Callable[[], Case]]] = {
     ),
     "Parquet with the images twice": ("images: Parquet", lambda: {"images.parquet": _twice("image")}),
     "Parquet with the labels twice": ("images: Parquet", lambda: {"images.parquet": _twice("label")}),
+    "CSV with a label that ends in zero bytes": (
+        "predictions: CSV", lambda: {"p.csv": b"model,dataset,path,label,prediction\nm,d,a,0,0\nm,d,b,1,1\0\0\n"}
+    ),
     "CSV with a label of a billion": (
         "predictions: CSV", lambda: {"p.csv": b"model,dataset,path,label,prediction\nm,d,a,999999999,0\n"}
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
+import runpy
 import sys
 from pathlib import Path
 
@@ -30,6 +31,11 @@ HEAVY = (
     "a million channels",
     "90 MB",
 )
+
+
+def test_every_reader_is_fuzzed_with_guidance(root: Path) -> None:
+    benchmark = runpy.run_path(str(root / "benchmarks" / "fuzz_guided.py"))
+    assert list(benchmark["GUIDED"]) == list(READERS)
 
 
 @pytest.mark.parametrize("reader", READERS)
