@@ -42,7 +42,7 @@ class NotFoundError(GradlensError):
         kind: what the name should have named, e.g. ``"model"``.
         name: what the user wrote.
         known: the names that exist; near ones are suggested, few ones are listed.
-        hint: what else could be done (appended as its own sentence).
+        hint: what else could be done (appended in parentheses).
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str] = (), hint: str = "") -> None:
@@ -56,9 +56,7 @@ class NotFoundError(GradlensError):
             parts.append(f"known: {shown}")
         else:
             parts.append("none are known here")
-        if hint:
-            parts.append(hint)
-        super().__init__("; ".join(parts))
+        super().__init__("; ".join(parts) + (f" ({hint})" if hint else ""))
         self.kind, self.name, self.near = kind, name, near
 
 
