@@ -67,7 +67,8 @@ def _sentence(name: str, n: int, doubted: int, jurors: int, chance: float, limit
     text = (
         f"{name}: {doubted} of {n} labels are contradicted with one voice by all {jurors} models above {100 * GOOD:g} %"
     )
-    text += f" (independent errors would give {number(chance, 1 if chance >= 0.05 else 2)})"
+    rest = "; the others are wrong labels, or mistakes that the models share" if doubted > chance else ""
+    text += f" (independent errors would give {number(chance, 1 if chance >= 0.05 else 2)}{rest})"
     if not doubted:
         return text + "."
     own = max(limit, key=lambda b: (abs(b.relabelled - b.accuracy), b.model))
