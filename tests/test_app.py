@@ -132,8 +132,17 @@ def test_other_work_waits_for_a_pause_and_ends_with_the_pool() -> None:
         pool.give_way()
 
 
+@pytest.mark.parametrize(
+    ("n", "chosen"), [(1, [0]), (2, [0, 1]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 4]), (14, [0, 4, 8, 13])]
+)
+def test_models_chosen_at_first_are_spread_over_the_list(n: int, chosen: list[int]) -> None:
+    names = tuple(f"cifar10/m{i}" for i in range(n))
+    assert Service(Settings(names), Runtime(device="cpu")).at_first == [names[i] for i in chosen]
+
+
 def test_models_chosen_at_first_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service(Settings(models=(*MODELS, "vehicles/vgg")), CPU)
+    service = Service(Settings(models=(*MODELS, "vehicles/vgg", "vehicles/mobilenet")), CPU)
+    chosen = [*MODELS, "vehicles/mobilenet"]
     asked: list[str] = []
     monkeypatch.setattr(service.references, "of", lambda name: asked.append(name))
     done = threading.Event()
@@ -141,10 +150,10 @@ def test_models_chosen_at_first_are_prepared(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(service, "_prepare", lambda: (prepare(), done.set()))
     with service.preparing():
         assert done.wait(120)
-    assert service.pool.loaded == asked == list(MODELS)
+    assert service.pool.loaded == asked == chosen
     with service.preparing():  # the pool is closed: nothing is begun
         pass
-    assert asked == list(MODELS)
+    assert asked == chosen
 
 
 def test_a_model_serves_one_thread_at_a_time() -> None:
@@ -477,9 +486,23 @@ def test_before_and_after_explain_the_same_class(service: Service) -> None:
         assert isinstance(after, Look)
         assert after.stack.target == before.stack.target
         assert not np.array_equal(before.probabilities, after.probabilities)
-    page = cards.before_after(both, 0.8, "Night", 5)
-    assert page.count("<img") == 8
+    page = cards.before_after(both, 0.8, "Night", 5, "Little light.")
+    assert page.count("<img") == 2 + 2 * len(both)  # what all of them saw stands there once
     assert "Night, severity 5" in page
+    assert "Little light." in page
+
+
+def test_the_playground_counts_the_models_that_change_their_answer(looks: list[Look]) -> None:
+    look = looks[0]
+    other = replace(look, probabilities=look.probabilities[::-1].copy())
+    assert other.prediction != look.prediction
+    page = cards.before_after({"a": (look, look), "b": (look, other), "c": ("no such file", None)}, 0.8, "Fog", 3)
+    assert "<b>1 of 2</b> models gives another answer" in " ".join(page.split())
+    assert f"{look.prediction} → <b>{other.prediction}</b>" in page
+    assert f"still <b>{look.prediction}</b>" in page
+    assert "no such file" in page
+    assert "All 2 models keep their answer" in cards.before_after({m: (look, look) for m in "ab"}, 0.8, "Fog", 3)
+    assert "Nothing has happened" in cards.before_after({"a": (look, look)}, 0.8, "Fog", 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -542,6 +565,21 @@ def test_the_run_table_holds_the_runs_numbers(tmp_path: Path) -> None:
         assert (row[6] is None) == (row[1] == "own")
     assert [row for row in rows if row[1] == "probe"] == table.rows("accuracy", "probe")
     assert "own" in table.note("accuracy")
+
+
+def test_the_run_table_writes_every_number_with_the_same_digits(tmp_path: Path) -> None:
+    write_run(tmp_path, {m: {"own": 0.9, "probe": 0.6} for m in ("alpha", "beta")}, in_dist="own")
+    table = read_run(tmp_path)
+    for metric, digits in (("accuracy", 1), ("nll", 3)):
+        told = table.table(metric)
+        assert told["data"] == table.rows(metric)
+        for row, written in zip(told["data"], told["metadata"]["display_value"], strict=True):
+            assert [w for v, w in zip(row, written, strict=True) if v is None] == [""] * row.count(None)
+            numbers = [(v, w) for v, w in zip(row, written, strict=True) if isinstance(v, float)]
+            assert numbers
+            for value, shown in numbers:
+                assert len(shown.partition(".")[2]) == digits
+                assert float(shown) == value
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

@@ -258,6 +258,15 @@ def test_a_photographed_picture_is_answered(tab: Tab) -> None:
     page.wait_for_selector("#familiar .gl-unlike")  # green bars are no vehicle
 
 
+def test_the_depth_has_no_place_beside_a_table(tab: Tab) -> None:
+    page = tab.page
+    assert page.locator("#depth").is_visible()
+    page.get_by_role("tab", name="Run").click()
+    page.locator("#depth").wait_for(state="hidden")
+    page.get_by_role("tab", name="Shift playground").click()
+    page.locator("#depth").wait_for(state="visible")
+
+
 def test_several_people_get_their_own_answers(url: str, visit: Callable[..., Tab], pictures: dict[str, Path]) -> None:
     tabs = [visit(url, offline=False) for _ in range(3)]
     for one, name in zip(tabs, ("vehicle", "noise", "vehicle"), strict=True):
@@ -278,12 +287,13 @@ def test_playground_moves_with_the_slider(tab: Tab, pictures: dict[str, Path]) -
     give(tab, pictures["vehicle"])
     answered(tab)
     page.get_by_role("tab", name="Shift playground").click()
-    page.wait_for_function("document.querySelectorAll('#pairs .gl-sides').length === 2")
+    page.wait_for_function("document.querySelectorAll('#pairs .gl-pair .gl-sides').length === 2")
+    assert "Out of focus" in page.locator("#pairs .gl-summary").inner_text()
     mild = page.locator("#pairs .gl-turn").all_inner_texts()
     page.locator("#severity input[type=range]").focus()
     page.keyboard.press("End")
     page.wait_for_function("document.querySelectorAll('#pairs h3')[1]?.innerText === 'Blur, severity 5'")
-    page.wait_for_function("document.querySelectorAll('#pairs .gl-sides').length === 2")
+    page.wait_for_function("document.querySelectorAll('#pairs .gl-pair .gl-sides').length === 2")
     assert page.locator("#pairs .gl-turn").all_inner_texts() != mild
     page.locator("#change input").click()
     page.get_by_role("option", name="Night").click()
@@ -317,6 +327,7 @@ def test_a_file_that_is_no_picture_is_one_line_in_the_page(tab: Tab, pictures: d
     give(tab, pictures["words"])
     line = tab.page.locator("#problem [role=alert]")
     line.wait_for()
+    assert "another picture" in tab.page.locator("#cards").inner_text()
     assert line.inner_text().startswith("words.png: expected an image")
     assert "\n" not in line.inner_text()
 
@@ -377,6 +388,17 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     assert list(tmp_path.glob("gradlens-app-*")) == []  # uploads are gone
 
 
+def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "gradlens", "app", "--model", "cifar10/vit", "--port", str(port), "--quiet"]
+    with running(command, f"http://127.0.0.1:{port}/", TMPDIR=str(tmp_path)) as process:
+        process.terminate()  # as a container or a service ends its servers
+        told, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert "Traceback" not in told
+    assert list(tmp_path.glob("gradlens-app-*")) == []
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -385,7 +407,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         command = [sys.executable, "-m", "gradlens", "app", "--model", "cifar10/vit", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"expected port {port}" in done.stderr
+    assert f"expected port {port} of 127.0.0.1, but it is taken" in done.stderr
     assert "Traceback" not in done.stderr
 
 

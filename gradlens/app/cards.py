@@ -37,7 +37,7 @@ class Map(NamedTuple):
         said: why there is none; empty where there is one.
         alt: both in words.
         depth: the depth's name; number: which one it is, from 1, of how many.
-        note: its grid, and how far into the network it lies.
+        grid: its cells; work: how far into the network it lies.
     """
 
     picture: str
@@ -45,7 +45,8 @@ class Map(NamedTuple):
     alt: str
     depth: str
     number: str
-    note: str
+    grid: str
+    work: str
 
 
 def data_uri(pixels: np.ndarray) -> str:
@@ -70,7 +71,8 @@ def map_at(look: Look, position: float) -> Map:
         alt=f"{method} of {look.model} for {stack.target[1]} at {at}" + (f": {said}" if said else ""),
         depth=point.name,
         number=f"{i + 1} of {len(stack.depths)}",
-        note=f"{rows} × {columns} cells, {100 * point.position:.0f} % of the work done",
+        grid=f"{rows} × {columns} cells",
+        work=f"at {100 * point.position:.0f} % of FLOPs",
     )
 
 
@@ -78,10 +80,9 @@ def cards(outcomes: Mapping[str, Outcome], position: float) -> str:
     """The models side by side: each one's map at the relative depth, its five best classes, its time."""
     colors, short = model_colors(outcomes), short_models(list(outcomes))
     looks = [one for one in outcomes.values() if isinstance(one, Look)]
-    views = {(look.seen, look.view.shape): look for look in looks}
     return render(
         "cards.html.j2",
-        views=[(f"{h} × {w} pixels", data_uri(look.view)) for ((h, w), _), look in views.items()],
+        views=[(_pixels(look), data_uri(look.view)) for look in _views(looks)],
         cards=[
             {
                 "name": short[name],
@@ -93,6 +94,15 @@ def cards(outcomes: Mapping[str, Outcome], position: float) -> str:
             for name, one in outcomes.items()
         ],
     )
+
+
+def _views(looks: Sequence[Look]) -> list[Look]:
+    """One look for each size at which models saw the picture."""
+    return list({(look.seen, look.view.shape): look for look in looks}.values())
+
+
+def _pixels(look: Look) -> str:
+    return "{} × {} pixels".format(*look.seen)
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> str:
@@ -139,29 +149,41 @@ def familiarity(found: Sequence[Familiarity], without: Mapping[str, str]) -> str
     return render("familiarity.html.j2", found=found, verdict=verdict, reasons=reasons, sets=sets)
 
 
-def before_after(pairs: Mapping[str, tuple[Outcome, Outcome]], position: float, change: str, severity: int) -> str:
-    """Each model on the picture as it was and as it is now."""
+def before_after(
+    pairs: Mapping[str, tuple[Outcome, Outcome]], position: float, change: str, severity: int, what: str = ""
+) -> str:
+    """The picture as it was and as it is now, and each model on both.
+
+    Args:
+        pairs: what became of each model, before and after.
+        position: of the depth, 0 to 1.
+        change: title of what happened; what: a sentence about it.
+        severity: 0 to 5.
+    """
     colors, short = model_colors(pairs), short_models(list(pairs))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    both: dict[str, tuple[Look, Look]] = {}
     for name, (before, after) in pairs.items():
         row: dict[str, Any] = {"name": short[name], "color": colors[name], "sides": [], "error": ""}
         for side in (before, after):
             if isinstance(side, str):
                 row["error"] = side
         if isinstance(before, Look) and isinstance(after, Look):
-            kept = dict(after.top(len(after.classes)))[before.prediction]
+            both[name] = before, after
             row |= {
-                "sides": [
-                    (side, look, data_uri(look.view), map_at(look, position))
-                    for side, look in (("before", before), ("after", after))
-                ],
+                "sides": [(look, map_at(look, position)) for look in (before, after)],
                 "flipped": before.prediction != after.prediction,
-                "kept": kept,
+                "kept": dict(after.top(len(after.classes)))[before.prediction],
             }
         rows.append(row)
+    views = {id(before): after for before, after in both.values()}
+    firsts = _views([before for before, _ in both.values()])
     return render(
-        "before_after.html.j2", rows=rows, change=change, severity=severity, picture_of=lambda look: data_uri(look.view)
-    )
+        "before_after.html.j2",
+        rows=rows, change=change, severity=severity, what=what,
+        answered=len(both), flipped=sum(bool(row.get("flipped")) for row in rows),
+        views=[(_pixels(b), data_uri(b.view), data_uri(views[id(b)].view)) for b in firsts],
+    )  # fmt: skip
 
 
 @cache

@@ -15,15 +15,17 @@ from gradlens.app.changes import CHANGES, MOST
 from gradlens.app.looking import quick_methods
 from gradlens.app.run_table import EVERYWHERE, HEADS, RunTable
 from gradlens.app.service import OWN, Example, Service
-from gradlens.app.settings import size_in_words
 from gradlens.errors import GradlensError
 from gradlens.report.answers import short_models
 
 DEEP = 90  # where the depth slider stands at first: the last depth of some networks has no gradient
-NO_PICTURE, NO_MODEL = "Give a picture, or click on an example.", "Choose at least one model."
+NO_PICTURE, NO_MODEL = "Drop, paste or photograph a picture, or click on an example.", "Choose at least one model."
+ANOTHER = "Give another picture, or click on an example."
 KEPT_SECONDS = 3600  # that an uploaded picture stays on the disk
 
 KINDS: list[Literal["str", "number"]] = ["str" if head in ("model", "data set") else "number" for head in HEADS]
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 Outputs = dict[Any, Any]
 
@@ -35,7 +37,7 @@ def _picture_input() -> gr.Image:
     method is replaced on the object, because Gradio writes a file beside the source of every class made from its own.
     """
     picture = gr.Image(
-        label="Picture", type="filepath", image_mode=None, height=280,
+        label="Picture", type="filepath", image_mode=None, height=236,
         sources=["upload", "clipboard", "webcam"], elem_id="picture", buttons=[],
     )  # fmt: skip
     decoded = picture.preprocess
@@ -56,7 +58,9 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
         folder: where they are written for the server to send.
     """
     settings = service.settings
-    with gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with gr.Blocks(
+        title=settings.title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS), fill_width=True
+    ) as page:
         gr.HTML(_head(settings.title), elem_classes="gl-head")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280, elem_id="left"):
@@ -69,24 +73,25 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                         _written(examples, folder), picture, label="Examples", examples_per_page=8, elem_id="examples",
                         example_labels=[one.name for one in examples], api_visibility="private",
                     )  # fmt: skip
-                with gr.Column(elem_id="settings"):
-                    models = gr.CheckboxGroup(
-                        [(short, name) for name, short in short_models(service.pool.names).items()],
-                        value=service.at_first, label="Models", elem_id="models",
+                models = gr.CheckboxGroup(
+                    [(short, name) for name, short in short_models(service.pool.names).items()],
+                    value=service.at_first, label="Models", elem_id="models",
+                )  # fmt: skip
+            with gr.Column(scale=7, min_width=280, elem_id="right"):
+                problem = gr.HTML(elem_id="problem")
+                with gr.Row(elem_id="bar") as bar:
+                    depth = gr.Slider(
+                        0, 100, DEEP, step=1, label="Depth: 0 is the first, 100 the last", elem_id="depth",
+                        buttons=[], scale=4, min_width=240,
                     )  # fmt: skip
                     method = gr.Dropdown(
                         [(m.title, m.name) for m in quick_methods()], value="gradcam", label="Method", elem_id="method",
-                        filterable=False,
+                        filterable=False, scale=2, min_width=130,
                     )  # fmt: skip
                     target = gr.Dropdown(
-                        [("each model's own prediction", OWN), *((name, name) for name in service.classes)],
-                        value=OWN, label="Class to explain", elem_id="target", filterable=False,
+                        [("its own prediction", OWN), *((name, name) for name in service.classes)],
+                        value=OWN, label="Class to explain", elem_id="target", filterable=False, scale=2, min_width=130,
                     )  # fmt: skip
-            with gr.Column(scale=7, min_width=280, elem_id="right"):
-                problem = gr.HTML(elem_id="problem")
-                depth = gr.Slider(
-                    0, 100, DEEP, step=1, label="Depth: 0 at the pixels, 100 at the answer", elem_id="depth", buttons=[]
-                )
                 with gr.Tabs(elem_id="tabs"):
                     with gr.Tab("Compare", id="compare") as comparing:
                         summary = gr.HTML(elem_id="summary")
@@ -104,8 +109,10 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                             )  # fmt: skip
                         pairs = gr.HTML(cards.empty(NO_PICTURE), elem_id="pairs")
                     if service.run is not None:
-                        with gr.Tab("Run", id="run"):
+                        with gr.Tab("Run", id="run") as running:
                             _run_tab(service.run)
+                        # no map there to turn to another depth
+                        running.select(lambda: gr.Row(visible="hidden"), None, bar, queue=False, **QUIET)
         gr.HTML(_foot(service), elem_classes="gl-foot")
         here = gr.State("compare")
 
@@ -117,7 +124,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
             try:
                 photo = service.photo(path)
             except GradlensError as err:
-                yield {problem: cards.message(str(err)), summary: "", familiar: "", found: ""}
+                yield {problem: cards.message(str(err)), summary: "", familiar: "", found: cards.empty(ANOTHER)}
                 return
             yield {
                 problem: "",
@@ -152,21 +159,20 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
             try:
                 photo = service.photo(path)
             except GradlensError:
-                yield ""  # the line above the tabs says it
+                yield cards.empty(ANOTHER)  # the line above the tabs says what is wrong
                 return
             told = service.before_after(photo, _ordered(service, names), method, target, change, int(severity))
             for both in told:
-                yield cards.before_after(both, depth / 100, CHANGES[change].title, int(severity))
+                yield cards.before_after(both, depth / 100, CHANGES[change].title, int(severity), CHANGES[change].what)
 
         look = [picture, models, method, target, depth]
         turn = [*look, change, severity, here]
         limit: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": settings.concurrency}
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         chosen = gr.on(
             [picture.change, models.change, method.change, target.change],
-            compare, look, [problem, summary, familiar, found], trigger_mode="always_last", **limit, **quiet,
+            compare, look, [problem, summary, familiar, found], trigger_mode="always_last", **limit, **QUIET,
         )  # fmt: skip
-        chosen.then(play, turn, pairs, **limit, **quiet)
+        chosen.then(play, turn, pairs, **limit, **QUIET)
         chosen.then(
             warn, [picture, models, method], familiar, concurrency_id="familiar", concurrency_limit=1,
             api_visibility="private", show_progress="minimal",
@@ -177,13 +183,16 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                 return gr.skip()
             return _quietly(lambda: cards.cards(_all(service, str(path), names, method, target), depth / 100))
 
-        gr.on([depth.input, depth.release], redraw, look, found, trigger_mode="always_last", **limit, **quiet)
+        gr.on([depth.input, depth.release], redraw, look, found, trigger_mode="always_last", **limit, **QUIET)
         gr.on(
             [depth.release, change.change, severity.input, severity.release],
-            play, turn, pairs, trigger_mode="always_last", **limit, **quiet,
+            play, turn, pairs, trigger_mode="always_last", **limit, **QUIET,
         )  # fmt: skip
-        comparing.select(lambda: "compare", None, here, queue=False, **quiet)
-        playing.select(lambda: "playground", None, here, queue=False, **quiet).then(play, turn, pairs, **limit, **quiet)
+        shown = gr.Row(visible=True)
+        comparing.select(lambda: ("compare", shown), None, [here, bar], queue=False, **QUIET)
+        playing.select(lambda: ("playground", shown), None, [here, bar], queue=False, **QUIET).then(
+            play, turn, pairs, **limit, **QUIET
+        )
 
         def classify(path: str, names: list[str], method: str) -> dict[str, Any]:
             try:
@@ -235,14 +244,14 @@ def _run_tab(table: RunTable) -> None:
         )
     note = gr.HTML(cards.hint(table.note(table.metrics[0])), elem_id="run-note")
     rows = gr.Dataframe(
-        table.rows(table.metrics[0]), headers=list(HEADS), datatype=KINDS, interactive=False,
+        table.table(table.metrics[0]), headers=list(HEADS), datatype=KINDS, interactive=False,
         label=f"Run {table.run.folder.name}: the menu of a heading sorts and filters", elem_id="run-table", wrap=True,
         max_height=700, buttons=[],
     )  # fmt: skip
     gr.on(
         [metric.change, dataset.change],
-        lambda m, d: (table.rows(m, d), cards.hint(table.note(m))),
-        [metric, dataset], [rows, note], queue=False, api_visibility="private", show_progress="hidden",
+        lambda m, d: (table.table(m, d), cards.hint(table.note(m))),
+        [metric, dataset], [rows, note], queue=False, **QUIET,
     )  # fmt: skip
 
 
@@ -256,5 +265,5 @@ def _head(title: str) -> str:
 def _foot(service: Service) -> str:
     return cards.render(
         "foot.html.j2", version=__version__, device=str(service.runtime.torch_device()), hour=KEPT_SECONDS // 60,
-        most=size_in_words(service.settings.max_upload),
+        most=f"{service.settings.max_upload / 2**20:.3g} MiB",  # as the browser says it of a file that is larger
     )  # fmt: skip

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gradlens.report.run_files import Run, read
 from gradlens.shift.metrics import METRICS
@@ -57,9 +58,20 @@ class RunTable:
             found.append([model, name, score.n, *self._shown(metric, values)])
         return found
 
+    def table(self, metric: str, dataset: str = EVERYWHERE) -> dict[str, Any]:
+        """The rows as Gradio's table takes them: numbers to sort by, and each as it is written, with all its digits."""
+        rows, digits = self.rows(metric, dataset), self._digits(metric)
+        written = [
+            ["" if v is None else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in row] for row in rows
+        ]
+        return {"headers": list(HEADS), "data": rows, "metadata": {"display_value": written}}
+
+    def _digits(self, metric: str) -> int:
+        return 1 if self.is_percent(metric) else 3
+
     def _shown(self, metric: str, values: Sequence[float]) -> list[float | None]:
-        factor, digits = (100, 1) if self.is_percent(metric) else (1, 3)
-        return [None if math.isnan(v) else round(factor * v, digits) for v in values]
+        factor = 100 if self.is_percent(metric) else 1
+        return [None if math.isnan(v) else round(factor * v, self._digits(metric)) for v in values]
 
 
 def read_run(folder: Path) -> RunTable:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,19 @@ def _page(settings: Settings, runtime: Runtime) -> Iterator[tuple[gr.Blocks, Ser
         yield build(service, service.examples(), Path(place)), service
 
 
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """While the block lasts, SIGTERM sets the event instead of killing the process: containers and services end
+    servers with it, and uploads must go then, too.
+    """
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def options(settings: Settings) -> dict[str, Any]:
     """How Gradio's ``launch`` is called: never shared, no footer's links, no history, nothing rendered by a second
     server; the check that requests come from the page itself (``strict_cors``) stays on.
@@ -84,7 +98,7 @@ def options(settings: Settings) -> dict[str, Any]:
 
 
 def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Serve the page until somebody interrupts.
+    """Serve the page until somebody interrupts, or a SIGTERM comes.
 
     Args:
         settings: what was asked for.
@@ -96,21 +110,23 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
         GradlensError: the port or the address cannot be had.
         KeyboardInterrupt: somebody pressed Ctrl-C.
     """
-    with _page(settings, runtime) as (page, service):
+    with _told_to_end() as told, _page(settings, runtime) as (page, service):
         try:
             _, url, _ = page.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, inbrowser=False, **options(settings)
             )
         except OSError as err:
             wanted = f"port {port} of {host}" if port else f"a free port of {host} from 7860"
-            raise GradlensError(f"expected {wanted}, but the system refused: {err}; choose another --port") from None
+            # of a port that is taken Gradio says what programmers can set
+            why = "it is taken" if "empty port" in str(err) else f"the system refused: {err}"
+            raise GradlensError(f"expected {wanted}, but {why}; choose another --port") from None
         try:
             print(url, flush=True)
             runtime.say("Ctrl-C ends it.")
             if host not in ("127.0.0.1", "localhost", "::1"):
                 runtime.say("Everybody who can reach this address can use the page; it has no password.")
             with service.preparing():
-                threading.Event().wait()
+                told.wait()
         finally:
             page.close(verbose=False)
 
@@ -124,10 +140,14 @@ def serve_space(folder: Path) -> None:
     from gradlens.app.export import space_settings
 
     settings = space_settings(folder)
-    with _page(settings, Runtime(offline=True)) as (page, service):
-        page.launch(prevent_thread_lock=True, **options(settings))
-        with service.preparing():
-            page.block_thread()
+    with _told_to_end() as told, _page(settings, Runtime(offline=True)) as (page, service):
+        _, url, _ = page.launch(prevent_thread_lock=True, **options(settings))
+        print(url, flush=True)
+        try:
+            with service.preparing(), suppress(KeyboardInterrupt):
+                told.wait()
+        finally:
+            page.close(verbose=False)
 
 
 def _theme() -> Any:

@@ -26,7 +26,7 @@ from gradlens.runtime import Runtime
 from gradlens.workflows.see.pictures import own_examples
 from gradlens.zoo import checkpoints
 
-AT_FIRST = 3  # models that are chosen when the page opens; more can be ticked
+AT_FIRST = 4  # models that are chosen when the page opens; more can be ticked
 SCENES = 4  # of the models' own test set, each in distribution and shifted
 OWN = ""  # the target that stands for each model's own prediction
 
@@ -81,8 +81,10 @@ class Service:
 
     @property
     def at_first(self) -> list[str]:
-        """Models that are chosen when the page opens."""
-        return self.pool.names[:AT_FIRST]
+        """Models that are chosen when the page opens: spread over the list, in which relatives stand together."""
+        names = self.pool.names
+        few = min(AT_FIRST, len(names))
+        return [names[i * (len(names) - 1) // max(few - 1, 1)] for i in range(few)]
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -124,7 +126,7 @@ class Service:
             for one in sets:
                 label = one.samples[i].label
                 shift = "as tested" if one.shift in ("none", None) else str(one.shift)
-                found.append(Example(f"{(one.classes or ())[label or 0]}, {shift}", one.read(i)))
+                found.append(Example(f"{(one.classes or ())[label or 0]} ({shift})", one.read(i)))
         return found
 
     # ------------------------------------------------------------------------------------------ one picture

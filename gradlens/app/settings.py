@@ -41,7 +41,7 @@ class Settings:
     in_dist: str | None = None
     references: Path | None = None
     run: Path | None = None
-    max_upload: int = 20 * 10**6
+    max_upload: int = 20 * 2**20
     title: str = "gradlens"
 
 

@@ -50,7 +50,7 @@ Examples:
               help="Room for models and what their passes allocate; those not used for longest leave.")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1), default=2, show_default=True,
               help="Pictures looked at at once; others queue.")  # fmt: skip
-@click.option("--max-upload", default="20MB", show_default=True, metavar="SIZE", help="Largest file that is taken.")
+@click.option("--max-upload", default="20MiB", show_default=True, metavar="SIZE", help="Largest file that is taken.")
 @click.option("--title", default="gradlens", show_default=True, help="What the page is called.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="DIR", default=None,
               help="Write a folder that runs as a hosted Gradio Space, and serve nothing.")  # fmt: skip
