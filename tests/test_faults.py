@@ -47,6 +47,7 @@ from gradlens.runtime import UNFINISHED, Runtime
 from gradlens.shift import predict as predict_module
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
+from gradlens.train import policies
 from gradlens.workflows import train as train_workflow
 from gradlens.workflows.measure import leave
 from gradlens.workflows.run_folder import RunFolder
@@ -667,6 +668,39 @@ def test_a_dead_decoding_thread_ends_the_run_and_keeps_what_was_done(
     assert again.predictions.logits is not None
     assert never.predictions.logits is not None
     assert again.predictions.logits.tobytes() == never.predictions.logits.tobytes()
+
+
+@pytest.mark.fault("train", "dead worker")
+def test_a_dead_process_that_augments_ends_the_training_in_one_line(
+    trainable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after the first epoch, as by a system that is out of memory; the rerun goes on and ends as if nothing."""
+
+    def end(out: Path) -> End:
+        capsys.readouterr()
+        words = [*COMMANDS["train"](trainable, out), "--set", "augment.policy=trivialaugment", "--quiet"]
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        return End(int(left.value.code or 0), capsys.readouterr().err)
+
+    assert end(tmp_path / "never").code == 0
+    state, here = tmp_path / "out" / "work" / "state.pt", os.getpid()
+    change = policies._Changed.__getitem__
+
+    def dies(self: policies._Changed, index: int) -> np.ndarray:
+        if state.exists():
+            assert os.getpid() != here
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policies._Changed, "__getitem__", dies)
+        said = end(tmp_path / "out").in_one_line()
+    assert "a process that changes images ahead was killed" in said
+    assert state.exists()
+    assert not (tmp_path / "out" / "zoo").exists()
+    assert end(tmp_path / "out").code == 0
+    assert results(tmp_path / "out") == results(tmp_path / "never")
 
 
 # ---------------------------------------------------------------------------------------------- two at once, Ctrl-C

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,11 @@ def _train(
             f"{recipe.model}: {len(prepared.images):,} training and {len(prepared.select):,} selection images of "
             f"{recipe.input_size} pixels, {recipe.epochs} epochs"
         )
-        trained = loop.train(
-            begun.module, recipe, prepared.images, prepared.select, work, runtime,
-            data_fingerprint=f"{prepared.fingerprint}{begun.fingerprint}", on_epoch=log.epoch, on_step=log.step,
-        )  # fmt: skip
+        with _deaths_of_workers():
+            trained = loop.train(
+                begun.module, recipe, prepared.images, prepared.select, work, runtime,
+                data_fingerprint=f"{prepared.fingerprint}{begun.fingerprint}", on_epoch=log.epoch, on_step=log.step,
+            )  # fmt: skip
     card = Card(
         builder=recipe.builder,
         arguments=recipe.arguments,
@@ -168,6 +170,20 @@ def _train(
     result = replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
     _leave(run, name, result, recipe, runtime, command)
     return result
+
+
+@contextlib.contextmanager
+def _deaths_of_workers() -> Iterator[None]:
+    """One line where a process that augments was killed; torch raises that wherever the training is just then."""
+    try:
+        yield
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        raise TrainingError(
+            "a process that changes images ahead was killed, as a system does that runs out of memory; the same "
+            "command goes on after the last finished epoch, and takes less memory with fewer --workers"
+        ) from err
 
 
 def _leave(run: RunFolder, name: str, result: Result, recipe: Recipe, runtime: Runtime, command: str) -> None:
