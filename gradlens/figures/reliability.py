@@ -16,6 +16,7 @@ from gradlens.shift.tables import percent
 
 _COLORS = (style.PALETTE[0], style.PALETTE[1])
 _MARKERS = ("o", "s")
+_LINE = 8.5  # points that a line above a panel takes
 
 
 def reliability(curves: Sequence[Reliability], in_dist: str) -> Figure:
@@ -38,14 +39,15 @@ def reliability(curves: Sequence[Reliability], in_dist: str) -> Figure:
     with style.paper():
         columns = min(3, len(models))
         rows = math.ceil(len(models) / columns)
-        figure = Figure(figsize=(style.PAGE_WIDTH * (columns / 3 if columns > 1 else 0.5), 2.15 * rows + 0.6))
+        figure = Figure(figsize=(style.PAGE_WIDTH * (columns / 3 if columns > 1 else 0.5), 2.35 * rows + 0.6))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for i, ax in enumerate(grid.flat):
             if i >= len(models):
                 ax.set_visible(False)
                 continue
-            draw_on(ax, [c for c in curves if c.model == models[i]], in_dist, probes)
-            ax.set_title(names[models[i]], fontsize=7.5)
+            own = [c for c in curves if c.model == models[i]]
+            draw_on(ax, own, in_dist, probes)
+            ax.set_title(names[models[i]], fontsize=7.5, pad=4 + _LINE * len({c.dataset for c in own}))
             if i + columns >= len(models):
                 ax.tick_params(labelbottom=True)
         handles = [
@@ -60,9 +62,11 @@ def reliability(curves: Sequence[Reliability], in_dist: str) -> Figure:
 
 
 def draw_on(ax: Axes, curves: Sequence[Reliability], in_dist: str, names: Mapping[str, str]) -> Axes:
-    """Draw the curves of one model on ``ax``, and return it; ``names``: what to call the probe sets."""
+    """Draw the curves of one model on ``ax``, its errors in lines above it, and return it; ``names``: what to call the
+    probe sets.
+    """
     ax.plot([0, 1], [0, 1], color="#555555", lw=0.6, zorder=0)
-    height = 0.97
+    above = 2 + _LINE * len({c.dataset for c in curves})
     for c in sorted(curves, key=lambda c: (c.dataset != in_dist, c.scaling != "temperature")):
         other = int(c.dataset != in_dist)
         values = [e.value for e in c.accuracy]
@@ -81,9 +85,12 @@ def draw_on(ax: Axes, curves: Sequence[Reliability], in_dist: str, names: Mappin
             (f" ({100 * b.ece:.1f} before)" for b in curves if (b.dataset, b.scaling) == (c.dataset, "none")), ""
         )
         name = f"{names[c.dataset]}: " if other else ""
-        label = ax.text(0.03, height, f"{name}ECE {100 * c.ece:.1f} %{before}", transform=ax.transAxes, va="top")
-        label.set(fontsize=6.5, color=_COLORS[other])
-        height -= 0.09
+        above -= _LINE
+        ax.annotate(
+            f"{name}ECE {100 * c.ece:.1f} %{before}",
+            (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", annotation_clip=False,
+            fontsize=6.5, color=_COLORS[other], va="bottom",
+        )  # fmt: skip
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
     for axis in (ax.xaxis, ax.yaxis):
