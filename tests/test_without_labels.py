@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 from PIL import Image
 
 from gradlens.data.folders import open_folder
@@ -333,5 +335,8 @@ def test_figures_refuse_nothing_and_draw_the_rest(finished: Measurement) -> None
         estimates_figure([], track_record([]))
     with pytest.raises(ValueError, match="no estimate"):
         unlabelled_figure("web", [], [])
-    one = drift_figure([DepthPoint("m", "a", "b", "d", 0.5, 0.4, True)])
-    assert len(one.axes) == 1
+    one = drift_figure([DepthPoint("m", "a", "b", "d", 0.5, 0.4, 0.31, 0.52, True)])
+    (ax,) = one.axes
+    (bars,) = (c for c in ax.collections if isinstance(c, LineCollection))
+    assert [segment.tolist() for segment in bars.get_segments()] == [[[0.5, 0.31], [0.5, 0.52]]]
+    assert any("intervals" in t.get_text() for t in one.findobj(Text))

@@ -24,6 +24,7 @@ class DepthPoint:
         model, in_dist, probe, depth: names.
         position: 0 at the pixels, 1 at the logits.
         error: held-out, a fraction; 0.5 where the sets cannot be told apart.
+        low, high: ends of its interval.
         differs: whether the error is smaller than chance after correction.
     """
 
@@ -33,13 +34,16 @@ class DepthPoint:
     depth: str
     position: float
     error: float
+    low: float
+    high: float
     differs: bool
 
 
 def drift(points: Sequence[DepthPoint]) -> Figure:
     """Held-out error of the domain classifier along the network, probe sets from least to most drift at the last depth.
 
-    A filled marker says that the sets differ at that depth; the line at 50 % that they cannot be told apart. Names
+    A filled marker says that the sets differ at that depth (a test by permutation, corrected: an interval that ends
+    short of 50 % is no test); the line at 50 % that they cannot be told apart. Bars are the errors' intervals. Names
     stand at the ends of the lines; with more than seven models, at the lowest and the highest end, and a legend has the
     colours.
 
@@ -77,6 +81,7 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                 x, y = [p.position for p in own], [p.error for p in own]
                 ax.plot(x, y, color=colors[model], lw=0.9 if few else 0.6, alpha=0.8 if few else 0.5, zorder=2)
                 at_the_end |= {model: own[-1]} if own else {}
+                ax.vlines(x, [p.low for p in own], [p.high for p in own], color=colors[model], lw=0.5, alpha=0.45)
                 for p in own:
                     face = colors[model] if p.differs else "white"
                     (mark,) = ax.plot(
@@ -90,10 +95,11 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
                         mew=0.5,
                     )
                     sure = "the sets differ" if p.differs else "not told apart"
-                    style.tell(mark, f"{model} at {p.depth} on {p.probe}: error {percent(p.error)} %, {sure}")
+                    error = f"{percent(p.error)} % [{percent(p.low)}, {percent(p.high)}]"
+                    style.tell(mark, f"{model} at {p.depth} on {p.probe}: error {error}, {sure}")
             ax.set_title(titles[probes[i]], fontsize=7.5)
             ax.set_xlim(-0.03, 1.03)
-            ax.set_ylim(0, max(0.6, 1.05 * max(p.error for p in points)))
+            ax.set_ylim(0, max(0.6, 1.05 * max(p.high for p in points)))
             shown = list(at_the_end.values())
             if not few and len(shown) > 2:
                 shown = [choose(shown, key=lambda p: (p.error, p.model)) for choose in (min, max)]
@@ -106,7 +112,8 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
             handles = [Line2D([], [], ls="", color=colors[m], marker=markers[m], ms=4, label=names[m]) for m in models]
             figure.legend(handles=handles, loc="outside upper center", ncols=per_line, handletextpad=0.1)
         figure.supxlabel(
-            "Depth: 0 at the pixels, 1 at the logits. Filled: the sets differ (p ≤ 0.05, corrected)", fontsize=7.5
+            "Depth: 0 at the pixels, 1 at the logits. Bars: 95 % intervals. Filled: sets differ (p ≤ 0.05, corrected)",
+            fontsize=7.5,
         )
         figure.supylabel("Domain classifier's held-out error (%)", fontsize=7.5)
     return figure

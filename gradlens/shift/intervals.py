@@ -46,8 +46,10 @@ def _checked(k: float, n: float, confidence: float) -> None:
         raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
 
 
-def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> Interval:
+def clopper_pearson(k: float, n: float, confidence: float = 0.95) -> Interval:
     """Exact interval of a proportion, ``k`` of ``n``, in [0, 1]; never covers less often than ``confidence``.
+
+    Counts are whole, but for effective ones of units that are not independent (Korn & Graubard 1998).
 
     The low end is 0 where k = 0, the high end 1 where k = n; nothing is known, (0, 1), where n = 0.
     Clopper & Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial".

@@ -221,9 +221,8 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _point(r: Mapping[str, Any]) -> DepthPoint:
-    return DepthPoint(
-        r["model"], r["in_dist"], r["probe"], r["depth"], r["position"], r["value"], bool(r["p_bh"] <= LEVEL)
-    )
+    names = (r["model"], r["in_dist"], r["probe"], r["depth"])
+    return DepthPoint(*names, r["position"], r["value"], r["low"], r["high"], bool(r["p_bh"] <= LEVEL))
 
 
 # ---------------------------------------------------------------------------------------------- words
