@@ -604,5 +604,10 @@ def test_browser_fits_its_window_and_can_be_read_by_all(
 
 def test_browser_prints_what_was_folded(visit: Visit, measured: tuple[Path, Any]) -> None:
     page = visit(measured[0] / "report.html").page
+    page.evaluate(
+        "addEventListener('beforeprint', () => window.folded = document.querySelectorAll('details:not([open])'))"
+    )
+    before = page.locator("details[open]").count()
     assert page.pdf()[:5] == b"%PDF-"
-    assert page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
+    assert page.evaluate("[...folded].every((d) => d.matches('.raw'))")  # their files have them
+    assert page.locator("details[open]").count() == before < page.locator("details:not(.raw)").count()

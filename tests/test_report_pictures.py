@@ -608,6 +608,48 @@ def test_browser_enlarges_a_failure_with_every_models_answer(visit: Visit, run: 
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize("scroll", [False, True], ids=["unseen", "seen"])
+def test_browser_prints_maps_of_models_that_were_never_opened(
+    visit: Visit, run: Path, kept: Kept, scroll: bool
+) -> None:
+    tab = visit(run / "report.html", dark=scroll)
+    if scroll:  # what was on show before stays as it was
+        cams(tab, "trees/one")
+    open_before = tab.page.locator("details[open]").count()
+    pdf = tab.page.pdf(prefer_css_page_size=True)
+    shown = {m: tab.page.locator(f'figure.cams[data-model="{m}"]') for m in kept.depths}
+    for model, figure in shown.items():
+        columns = figure.locator(".depth:not(.photos)")
+        assert columns.count() == len(kept.depths[model])
+        assert columns.locator("canvas, .blank").count() == 2 * columns.count()  # in distribution, and shifted
+    blank = "all => all.filter((c) => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size < 8)"
+    drawn = tab.page.locator(".cams canvas, .explorer canvas, .cards > li:not([hidden]) canvas")
+    assert drawn.count() > 20
+    assert drawn.evaluate_all(f"{blank}.map((c) => c.outerHTML)") == []
+    assert tab.page.locator(".explorer .channels button").count() >= 1
+    assert len(re.findall(rb"/Subtype ?/Image", pdf)) >= drawn.count() / 2  # equal pictures are kept once
+    assert tab.page.locator("details[open]").count() == open_before  # the page is as it was
+    assert tab.complaints == []
+
+
+def test_browser_prints_models_in_compact_form(visit: Visit, run: Path) -> None:
+    tab = visit(run / "report.html", width=720, height=960)  # a letter's paper within its margins
+    tab.page.emulate_media(media="print")
+    tab.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 720  # or everything would be printed smaller
+    heights = tab.page.locator("details.model").evaluate_all("all => all.map((d) => d.getBoundingClientRect().height)")
+    assert len(heights) == 3
+    assert max(heights) < 0.62 * 960
+    for model in tab.page.locator("details.model").all():
+        printed = model.locator(".confused table")
+        assert [t.is_visible() for t in printed.all()].count(True) == 1
+        assert not model.locator("select, button.plain, .part.screen").first.is_visible()
+        assert model.locator(".part.scores, .part.maps, .part.recipe").evaluate_all("all => all.length") == 3
+    assert tab.page.locator("details.raw:visible").count() == tab.page.locator("details.raw.summed").count()
+    pages = len(re.findall(rb"/Type ?/Page\b", tab.page.pdf(prefer_css_page_size=True)))
+    assert 5 <= pages <= 14
+
+
 @browser.WIDTHS
 @browser.SCHEMES
 def test_browser_pictures_fit_their_window_and_can_be_read_by_all(

@@ -37,7 +37,7 @@ class Table:
     """A table of a page.
 
     Attributes:
-        heads: text and explanation of each column.
+        heads: text and explanation of each column; screen: places of those that paper has no room for.
         rows: cells; the first one names the row.
         name: of a metric or a model, for those who pick one of several tables.
         title: in a list of tables.
@@ -48,6 +48,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     name: str = ""
     title: str = ""
+    screen: frozenset[int] = frozenset()
 
 
 def title_of(metric: str) -> str:

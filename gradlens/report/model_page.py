@@ -18,6 +18,7 @@ from gradlens.report.run_files import Run
 from gradlens.shift import store, tables
 
 MOST_BARS = 40  # classes with bars; of more, those that the model recalls least in distribution
+ON_SCREEN = ("macro_precision", "macro_recall", "worst_class_recall", "ece", "nll")  # of a model, too many for paper
 CLASS_SCORES = {"recall": "Recall", "precision": "Precision", "f1": "F1"}
 
 
@@ -68,7 +69,8 @@ class ModelPage:
         name: in the run; shown: without the collection that all share; anchor: what leads to it in the page.
         headline: the main numbers in a line.
         scores: a row per set.
-        confusions: one per set that has counts, in distribution first.
+        confusions: one per set that has counts, in distribution first; printed: the set whose one goes on paper, that
+            of the largest gap.
         bars: one per score.
         curves, epochs: of the training as charts and as a table, none where the card has no history.
         facts: what is known of its making, (what, value).
@@ -81,6 +83,7 @@ class ModelPage:
     headline: str
     scores: Table
     confusions: tuple[Confusion, ...]
+    printed: str
     bars: tuple[ClassBars, ...]
     curves: tuple[Chart, ...]
     epochs: Table | None
@@ -115,6 +118,7 @@ def pages(run: Run, files: ModelFiles) -> list[ModelPage]:
                 _headline(run, model, away.get(model)),
                 _scores(run, model, shown[model]),
                 _confusions(run, model, files, room),
+                away[model].worst.probe if model in away else run.in_dist,
                 _bars(run, model),
                 tuple(charts(history, kept if isinstance(kept, int) else 0)),
                 history_table(history, shown[model]),
@@ -182,7 +186,9 @@ def _scores(run: Run, model: str, shown: str) -> Table:
             )
         cells += [score_cell(own.get(m), m) for m in metrics]
         rows.append(tuple(cells))
-    return Table(f"Scores of {shown} on every set, with their intervals", tuple(heads), tuple(rows), model)
+    screen = frozenset(len(heads) - len(metrics) + i for i, m in enumerate(metrics) if m in ON_SCREEN)
+    caption = f"Scores of {shown} on every set, with their intervals"
+    return Table(caption, tuple(heads), tuple(rows), model, screen=screen)
 
 
 def _defined(run: Run, model: str, dataset: str, metric: str) -> bool:

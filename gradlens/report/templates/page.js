@@ -96,4 +96,9 @@ for (const table of all("table.heat, table.confusion")) {
 }
 
 // paper cannot be unfolded
-addEventListener("beforeprint", () => { for (const part of all("details")) part.open = true; });
+let unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded = all("details:not([open], .raw)");
+  for (const part of unfolded) part.open = true;
+});
+addEventListener("afterprint", () => { for (const part of unfolded) part.open = false; });

@@ -7,36 +7,28 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCod
 const colours = kept && { one: bytesOf(kept.colours.one), two: bytesOf(kept.colours.two) };
 const modelOf = kept && new Map(kept.models.map((model) => [model.name, model]));
 
-const photographs = new Map();
-const photograph = (id) => {
-  if (!photographs.has(id)) {
-    const image = document.querySelector(`img[data-photo="${id}"]`);
-    image.loading = "eager"; // it may be far away from the map that is drawn over it
-    photographs.set(id, image.decode().then(() => image));
-  }
-  return photographs.get(id);
-};
-
-const sheets = new Map();
+// the pictures that maps and overlays are made from; the page carries them, so they are there as soon as it has loaded
+const photographs = kept && new Map(all("img[data-photo]").map((image) => [image.dataset.photo, image]));
+const sheets = kept && new Map(kept.models.flatMap((model) => Object.values(model.sheets)).map((address) => {
+  const image = new Image();
+  image.src = address;
+  return [address, { image }];
+}));
 const sheet = (address) => {
-  if (!sheets.has(address)) {
-    const image = new Image();
-    image.src = address;
-    sheets.set(address, image.decode().then(() => {
-      const canvas = document.createElement("canvas");
-      canvas.width = image.naturalWidth;
-      canvas.height = image.naturalHeight;
-      const paper = canvas.getContext("2d", { willReadFrequently: true });
-      paper.drawImage(image, 0, 0);
-      return paper;
-    }));
+  const found = sheets.get(address), { image } = found;
+  if (!found.paper) {
+    const canvas = document.createElement("canvas");
+    canvas.width = image.naturalWidth;
+    canvas.height = image.naturalHeight;
+    found.paper = canvas.getContext("2d", { willReadFrequently: true });
+    found.paper.drawImage(image, 0, 0);
   }
-  return sheets.get(address);
+  return found.paper;
 };
 
 // one map of a model: its cells, row by row, 0 to 255
-const cellsOf = async (model, kind, [left, top, columns, rows]) => {
-  const pixels = (await sheet(model.sheets[kind])).getImageData(left, top, columns, rows).data;
+const cellsOf = (model, kind, [left, top, columns, rows]) => {
+  const pixels = sheet(model.sheets[kind]).getImageData(left, top, columns, rows).data;
   return { columns, rows, values: Uint8Array.from({ length: columns * rows }, (_, i) => pixels[4 * i]) };
 };
 
@@ -57,8 +49,8 @@ const enlarged = ({ columns, rows, values }, width, height) => {
 };
 
 // the part of a photograph that a model sees
-const viewOf = async (id, geometry, longest) => {
-  const image = await photograph(id), sample = kept.samples[id];
+const viewOf = (id, geometry, longest) => {
+  const image = photographs.get(id), sample = kept.samples[id];
   const [left, top, right, bottom] = sample.crops[geometry];
   const wide = (right - left) * sample.width, high = (bottom - top) * sample.height;
   const scale = longest / Math.max(wide, high), w = image.naturalWidth, h = image.naturalHeight;
@@ -72,8 +64,8 @@ const viewOf = async (id, geometry, longest) => {
 };
 
 // the photograph in grey, coloured where the map is strong; a signed map has its own colours for either sign
-const overlay = async (id, model, map, range, longest) => {
-  const paper = await viewOf(id, model.geometry, longest), { width, height } = paper.canvas;
+const overlay = (id, model, map, range, longest) => {
+  const paper = viewOf(id, model.geometry, longest), { width, height } = paper.canvas;
   if (!map) return paper.canvas;
   const view = paper.getImageData(0, 0, width, height), pixels = view.data, heat = enlarged(map, width, height);
   for (let i = 0; i < heat.length; i++) {
@@ -132,26 +124,32 @@ const blank = (model, status, side) => {
 };
 const named = (id) => `${kept.samples[id].label}, ${kept.sets[kept.samples[id].dataset]}`;
 
-// when somebody comes near, and again whenever what was chosen changes; a slow drawing never overwrites a later one
-const whenSeen = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) {
-    whenSeen.unobserve(entry.target);
-    entry.target.dispatchEvent(new Event("seen"));
-  }
-}, { rootMargin: "400px" });
-const latest = (draw) => {
-  let turn = 0;
-  return async () => {
-    const mine = ++turn;
-    const finish = await draw();
-    if (mine === turn) finish();
-  };
+// drawn when somebody comes near, or when the page is printed: paper cannot be scrolled
+const undrawn = new Map(); // a part of the page -> what draws it
+let ready = false;
+const drawNow = (part) => {
+  const draw = undrawn.get(part);
+  undrawn.delete(part);
+  whenSeen.unobserve(part);
+  draw?.();
 };
+const whenSeen = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) drawNow(entry.target);
+}, { rootMargin: "400px" });
+const drawSoon = (part, draw) => {
+  undrawn.set(part, draw);
+  if (ready) whenSeen.observe(part);
+};
+if (kept) Promise.allSettled([...photographs.values(), ...[...sheets.values()].map(({ image }) => image)].map((image) => image.decode())).then(() => {
+  ready = true;
+  for (const part of undrawn.keys()) whenSeen.observe(part);
+});
+addEventListener("beforeprint", () => { for (const part of [...undrawn.keys()]) if (!part.hidden) drawNow(part); });
 
 // all depths of one model
 for (const figure of kept ? all("figure.cams") : []) {
   const model = modelOf.get(figure.dataset.model), scene = figure.querySelector(".scene"), beside = figure.querySelector(".beside");
-  const draw = latest(async () => {
+  const draw = () => {
     const own = kept.scenes[Number(scene.value)];
     const shown = [own[0], ...(beside ? own.slice(1).filter((id) => kept.samples[id].dataset === beside.value) : [])];
     const columns = [made("div", "", "depth photos")];
@@ -162,38 +160,39 @@ for (const figure of kept ? all("figure.cams") : []) {
       const what = `${right ? "✓" : "✗"} ${answer} ${inPercent(probability)}`;
       const caption = made("span", `${kept.sets[kept.samples[id].dataset]}: `);
       caption.append(made("b", what, right ? "right" : "wrong"));
-      cell.append(described(await overlay(id, model, null, null, 99), named(id)), caption);
+      cell.append(described(overlay(id, model, null, null, 99), named(id)), caption);
       columns[0].append(cell);
     }
     for (const [place, [name, stride, shape]] of model.depths.entries()) {
       const column = made("div", "", "depth"), head = made("p");
-      head.append(made("b", name.replaceAll(/[._]/g, "$&\u200b")), `stride ${stride}, ${shape[1]}\u00a0×\u00a0${shape[2]}`);
+      const size = made("small");
+      size.append(made("span", `stride ${stride}, `, "screen"), `${shape[1]}\u00a0×\u00a0${shape[2]}`);
+      head.append(made("b", name.replaceAll(/[._]/g, "$&\u200b")), size);
       column.append(head);
       for (const id of shown) {
         const cell = made("div"), [, status, ...box] = model.maps[id].find((row) => row[0] === place) ?? [place, model.statuses.indexOf("undefined")];
         cell.append(status ? blank(model, status, 99) : described(
-          await overlay(id, model, await cellsOf(model, "maps", box), null, 99), `Map of ${model.shown} at ${name}: ${named(id)}`));
+          overlay(id, model, cellsOf(model, "maps", box), null, 99), `Map of ${model.shown} at ${name}: ${named(id)}`));
         cell.append(made("span"));
         column.append(cell);
       }
       columns.push(column);
     }
-    return () => figure.querySelector(".depths").replaceChildren(...columns);
-  });
-  cellsFrom.set(figure, async () => {
+    figure.querySelector(".depths").replaceChildren(...columns);
+  };
+  cellsFrom.set(figure, () => {
     const rows = [["set", "image", "class", "prediction", "depth", "row", "column", "share of the map's maximum"]], own = kept.scenes[Number(scene.value)];
     for (const id of [own[0], ...(beside ? own.slice(1).filter((other) => kept.samples[other].dataset === beside.value) : [])])
       for (const [place, status, ...box] of model.maps[id] ?? []) {
         if (status) continue;
-        const { dataset, key, label } = kept.samples[id], cells = await cellsOf(model, "maps", box);
+        const { dataset, key, label } = kept.samples[id], cells = cellsOf(model, "maps", box);
         cells.values.forEach((value, i) => rows.push([dataset, key, label, model.said[id][0], model.depths[place][0],
           Math.floor(i / cells.columns), i % cells.columns, (value / 255).toFixed(4)].map(String)));
       }
     return rows;
   });
   for (const select of all("select", figure)) select.addEventListener("change", draw);
-  figure.addEventListener("seen", draw);
-  whenSeen.observe(figure);
+  drawSoon(figure, draw);
 }
 
 // one depth of one model on one sample: its strongest channels
@@ -208,44 +207,44 @@ for (const explorer of kept ? all(".explorer") : []) {
     return own.features[sample.value].filter((row) => own.explored[row[0]] === depth.value);
   };
   const label = ([, channel, strength, sign]) => `channel ${channel}: ${sign < 0 ? "−" : sign > 0 ? "+" : ""}${inPercent(strength)}`;
-  const map = async (own, [, , , , , , status, ...box]) => (status ? null : cellsOf(own, "features", box));
+  const map = (own, [, , , , , , status, ...box]) => (status ? null : cellsOf(own, "features", box));
 
-  const show = latest(async () => {
+  const show = () => {
     const own = modelOf.get(model.value), id = sample.value;
     const pressed = Number(strip.querySelector("[aria-pressed=true]")?.dataset.place ?? 0), row = rowsOf()[pressed];
-    const range = [row[4], row[5]], cells = await map(own, row), made_ = [];
+    const range = [row[4], row[5]], cells = map(own, row), made_ = [];
     const panel = (picture, text) => {
       const figure = made("figure");
       figure.append(picture, made("figcaption", text));
       made_.push(figure);
     };
-    panel(described(await overlay(id, own, null, null, 240), `Photograph: ${named(id)}`), `what ${own.shown} sees`);
+    panel(described(overlay(id, own, null, null, 240), `Photograph: ${named(id)}`), `what ${own.shown} sees`);
     panel(cells ? described(alone(cells, range, 240), `Activation of ${label(row)}`) : blank(own, row[6], 240),
       `activation of channel ${row[1]}` + (cells ? `, ${cells.columns} × ${cells.rows} cells, ${range.join(" to ").replaceAll("-", "−")}` : ""));
-    if (cells) panel(described(await overlay(id, own, cells, range, 240), `${label(row)} over the photograph`), "over the photograph");
+    if (cells) panel(described(overlay(id, own, cells, range, 240), `${label(row)} over the photograph`), "over the photograph");
     const cam = own.maps[id]?.find(([place]) => own.depths[place][0] === depth.value);
     if (cam) panel(cam[1] ? blank(own, cam[1], 240) : described(
-      await overlay(id, own, await cellsOf(own, "maps", cam.slice(2)), null, 240), `Class activation map at ${depth.value}`), "class activation map of this depth");
+      overlay(id, own, cellsOf(own, "maps", cam.slice(2)), null, 240), `Class activation map at ${depth.value}`), "class activation map of this depth");
     const [answer, probability] = own.said[id];
-    const text = `${own.shown} says ${answer} ${inPercent(probability)} to ${named(id)}; at ${depth.value}, ${label(row)}.`;
-    return () => { panels.replaceChildren(...made_); said.textContent = text; };
-  });
+    panels.replaceChildren(...made_);
+    said.textContent = `${own.shown} says ${answer} ${inPercent(probability)} to ${named(id)}; at ${depth.value}, ${label(row)}.`;
+  };
 
-  cellsFrom.set(explorer, async () => {
+  cellsFrom.set(explorer, () => {
     const own = modelOf.get(model.value), row = rowsOf()[Number(strip.querySelector("[aria-pressed=true]")?.dataset.place ?? 0)];
-    const cells = await map(own, row), { dataset, key } = kept.samples[sample.value];
+    const cells = map(own, row), { dataset, key } = kept.samples[sample.value];
     const values = [...(cells?.values ?? [])].map((value, i) => [own.name, depth.value, row[1], dataset, key, Math.floor(i / cells.columns), i % cells.columns,
       (row[4] + (row[5] - row[4]) * value / 255).toPrecision(4)].map(String));
     return [["model", "depth", "channel", "set", "image", "row", "column", "activation"], ...values];
   });
-  const list = latest(async () => {
+  const list = () => {
     const own = modelOf.get(model.value), buttons = [];
     for (const [place, row] of rowsOf().entries()) {
-      const button = made("button"), cells = await map(own, row);
+      const button = made("button"), cells = map(own, row);
       button.type = "button";
       button.dataset.place = place;
       button.setAttribute("aria-pressed", place === 0);
-      const picture = cells ? await overlay(sample.value, own, cells, [row[4], row[5]], 102) : blank(own, row[6]);
+      const picture = cells ? overlay(sample.value, own, cells, [row[4], row[5]], 102) : blank(own, row[6]);
       if (cells) picture.setAttribute("aria-hidden", "true");
       button.append(picture, label(row));
       button.addEventListener("click", () => {
@@ -254,8 +253,9 @@ for (const explorer of kept ? all(".explorer") : []) {
       });
       buttons.push(button);
     }
-    return () => { strip.replaceChildren(...buttons); show(); };
-  });
+    strip.replaceChildren(...buttons);
+    show();
+  };
   const samples = () => {
     const own = modelOf.get(model.value);
     options(depth, own.explored.map((name) => [name, name]), depth.value);
@@ -267,8 +267,7 @@ for (const explorer of kept ? all(".explorer") : []) {
   model.addEventListener("change", samples);
   depth.addEventListener("change", list);
   sample.addEventListener("change", list);
-  explorer.addEventListener("seen", () => { samples(); });
-  whenSeen.observe(explorer);
+  drawSoon(explorer, samples);
 }
 
 // the gallery: what its filters leave, some at a time
@@ -299,10 +298,10 @@ for (const place of failed && kept ? all(".gallery") : []) {
   };
   const withMap = (id) => failed.models.filter((name) => mapOf(id, name));
   const modelFor = (id, failure) => chosen(".by-model") || failure[1] || withMap(id)[0] || "";
-  const picture = async (id, name, longest) => {
+  const picture = (id, name, longest) => {
     const found = mapOf(id, name);
     if (!found) return null;
-    const cells = found.status ? null : await cellsOf(found.model, found.kind, found.box);
+    const cells = found.status ? null : cellsOf(found.model, found.kind, found.box);
     return overlay(id, found.model, cells, null, longest);
   };
   const shownAs = (name) => modelOf.get(name)?.shown ?? name;
@@ -312,11 +311,10 @@ for (const place of failed && kept ? all(".gallery") : []) {
     return `${who}: ${answer} ${inPercent(probability)}`;
   };
 
-  const draw = async (item) => {
+  const draw = (item) => {
     const image = images.get(item.dataset.image), failure = wanted(image);
     if (!failure || item.hidden) return;
-    const name = modelFor(image.id, failure), canvas = await picture(image.id, name, 128);
-    if (item.hidden || name !== modelFor(image.id, wanted(image) ?? failure)) return;
+    const canvas = picture(image.id, modelFor(image.id, failure), 128);
     const view = item.querySelector(".view");
     view.querySelector("canvas")?.remove();
     if (canvas) {
@@ -333,7 +331,7 @@ for (const place of failed && kept ? all(".gallery") : []) {
       if (item.hidden) continue;
       const image = images.get(item.dataset.image);
       item.querySelector(".answer-of").textContent = sentence(image, wanted(image));
-      whenSeen.observe(item);
+      drawSoon(item, () => draw(item));
     }
     more.hidden = fitting.length <= limit;
     more.textContent = `Show ${Math.min(STEP, fitting.length - limit)} more of ${fitting.length}`;
@@ -341,7 +339,6 @@ for (const place of failed && kept ? all(".gallery") : []) {
   };
   const again = () => {
     limit = STEP;
-    for (const item of items) whenSeen.unobserve(item);
     show();
   };
   for (const input of all(".tools select, .tools input", place)) input.addEventListener("input", again);
@@ -357,26 +354,23 @@ for (const place of failed && kept ? all(".gallery") : []) {
     show();
     first?.querySelector("button").focus();
   });
-  for (const item of items) item.addEventListener("seen", () => draw(item));
 
   // one image, large, with every model's answer
   const box = document.getElementById("failure"), pick = box.querySelector(".map-of"), canvas = box.querySelector("canvas");
   let at = null;
-  const enlarge = latest(async () => {
+  const enlarge = () => {
     const id = at.dataset.image, name = pick.value, found = mapOf(id, name);
-    const drawn = name ? await picture(id, name, 384) : (await photograph(id));
+    const drawn = name ? picture(id, name, 384) : photographs.get(id);
     const note = !name ? "no model has a map of this image" : found.status
       ? `${shownAs(name)}: ${kept.said[found.model.statuses[found.status]] ?? found.model.statuses[found.status]}; the photograph alone is shown`
       : `evidence of ${shownAs(name)} for ${found.model.said[id][0]}, at ${found.model.reading}`;
-    return () => {
-      canvas.width = drawn.width;
-      canvas.height = drawn.height;
-      canvas.getContext("2d").drawImage(drawn, 0, 0, drawn.width, drawn.height);
-      described(canvas, `${named(id)}; ${note}`);
-      const { key, width, height, dataset } = kept.samples[id], { pair } = images.get(id);
-      box.querySelector("figcaption").textContent = `${note}. ${dataset}, ${key}, ${width} × ${height} pixels` + (pair ? `; the same scene in distribution: ${pair}` : "");
-    };
-  });
+    canvas.width = drawn.width;
+    canvas.height = drawn.height;
+    canvas.getContext("2d").drawImage(drawn, 0, 0, drawn.width, drawn.height);
+    described(canvas, `${named(id)}; ${note}`);
+    const { key, width, height, dataset } = kept.samples[id], { pair } = images.get(id);
+    box.querySelector("figcaption").textContent = `${note}. ${dataset}, ${key}, ${width} × ${height} pixels` + (pair ? `; the same scene in distribution: ${pair}` : "");
+  };
   const open = (item) => {
     at = item;
     const id = item.dataset.image, image = images.get(id), sample = kept.samples[id], failure = wanted(image) ?? image.failures[0];
