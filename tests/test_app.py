@@ -669,6 +669,24 @@ def test_old_gradio_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         import_gradio(offline=True)
 
 
+def test_this_machines_address_answers_under_its_own_names_only() -> None:
+    """Else a page elsewhere whose name was given this machine's address could ask as if it were ours."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    from gradlens.app.serve import called_by_name
+
+    routes = [Route("/", lambda _: PlainTextResponse("here"), methods=["GET", "POST"])]
+    asked = TestClient(Starlette(routes=routes, **called_by_name("127.0.0.1")["app_kwargs"]))
+    for name in ("127.0.0.1:7860", "localhost", "LOCALHOST:7861", "[::1]:7860"):
+        assert asked.get("/", headers={"Host": name}).text == "here"
+    for name in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.", ""):
+        assert asked.post("/", headers={"Host": name}).status_code == 400, name
+    assert called_by_name("0.0.0.0") == {}, "an address that others reach has names that nobody here knows"
+
+
 def test_a_device_that_is_not_there_is_said_at_once() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")

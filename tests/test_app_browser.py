@@ -371,6 +371,8 @@ def test_other_pages_and_other_files_get_nothing(url: str) -> None:
     assert headers.get("Access-Control-Allow-Origin") not in ("*", "https://evil.example")
     status, _ = refused(f"{url}gradio_api/file=/etc/passwd")
     assert status in (403, 404)
+    assert refused(f"{url}config")[0] == 200
+    assert refused(f"{url}config", Host="evil.example")[0] == 400, "a name that was given this machine's address"
 
 
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:

@@ -97,6 +97,23 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def called_by_name(host: str) -> dict[str, Any]:
+    """What ``launch`` is given besides, so that an address of this machine alone answers under its own names only.
+
+    A page elsewhere may give its own name this machine's address after it was loaded ("DNS rebinding"): its requests
+    are then of one origin for the browser, and only the name in them tells them apart.
+    """
+    if host not in LOCAL:
+        return {}
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return {"app_kwargs": {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL, "[::1]"])]}}
+
+
 def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until somebody interrupts, or a SIGTERM comes.
 
@@ -113,8 +130,9 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
     with _told_to_end() as told, _page(settings, runtime) as (page, service):
         try:
             _, url, _ = page.launch(
-                server_name=host, server_port=port, prevent_thread_lock=True, inbrowser=False, **options(settings)
-            )
+                server_name=host, server_port=port, prevent_thread_lock=True, inbrowser=False,
+                **options(settings), **called_by_name(host),
+            )  # fmt: skip
         except OSError as err:
             wanted = f"port {port} of {host}" if port else f"a free port of {host} from 7860"
             # of a port that is taken Gradio says what programmers can set
@@ -123,7 +141,7 @@ def serve(settings: Settings, runtime: Runtime, host: str = "127.0.0.1", port: i
         try:
             print(url, flush=True)
             runtime.say("Ctrl-C ends it.")
-            if host not in ("127.0.0.1", "localhost", "::1"):
+            if host not in LOCAL:
                 runtime.say("Everybody who can reach this address can use the page; it has no password.")
             with service.preparing():
                 told.wait()
