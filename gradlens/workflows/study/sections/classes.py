@@ -29,10 +29,8 @@ def of_course(course: Course) -> Outcome:
         for c, n in zip(s.classes, s.counts, strict=True)
     ]
     train = spreads[0]
-    text = (
-        f"{train.name}: {sum(train.counts):,} images of {len(train.classes)} classes, the largest "
-        f"{train.imbalance:.3g} times the smallest"
-    )
+    sizes = "all of one size" if train.imbalance == 1 else f"the largest {train.imbalance:.3g} times the smallest"
+    text = f"{train.name}: {sum(train.counts):,} images of {len(train.classes)} classes, {sizes}"
     worst = max(spreads, key=lambda s: s.imbalance)
     if worst.imbalance > train.imbalance:
         text += f"; the most unbalanced set is {worst.name} ({worst.imbalance:.3g} times)"
