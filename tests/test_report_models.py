@@ -455,6 +455,30 @@ def test_browser_saves_the_diagram_and_its_numbers(visit: Visit, measured: tuple
     assert [row[5:] for row in rows[1:]] == [["1000", "250"], ["30000", "500"], ["9000", "250"]]
 
 
+def test_browser_saves_the_bars_of_classes(visit: Visit, measured: tuple[Path, Said], tmp_path: Path) -> None:
+    folder, said = measured
+    tab = visit((folder / "report.html").resolve().as_uri() + "#model-vit", dark=True)
+    drawn = ElementTree.parse(saved(tab.page, "details.model[open] [data-score=recall]", "svg", tmp_path)).getroot()
+    rectangles = [dict(r.attrib) for r in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    lines = [r for r in rectangles if r.get("width") == "2" and r["fill"] == "#1b1d21"]  # the ink of paper
+    p, night = said["vehicles/vit", "vehicles-test"], said["vehicles/vit", "vehicles-night"]
+    assert len(lines) == 8 * (len({d for m, d in said if m == "vehicles/vit"}) - 1)  # where it is in distribution
+    lengths = {}
+    for i, r in enumerate(rectangles[:-1]):  # a bar lies on its background, which begins where it begins
+        bar = rectangles[i + 1]
+        if (
+            r.get("x") == bar.get("x")
+            and r.get("height") == bar.get("height")
+            and float(bar["width"]) <= float(r["width"])
+        ):
+            lengths.setdefault(r["y"], []).append(float(bar["width"]) / float(r["width"]))
+    first = next(iter(lengths.values()))
+    for of in (p, night):
+        recall = float((of.predicted[of.labels == 0] == 0).mean())
+        assert any(length == pytest.approx(recall, abs=0.02) for length in first)
+    assert tab.complaints == []
+
+
 def test_browser_saves_tables_with_full_precision(visit: Visit, measured: tuple[Path, Said], tmp_path: Path) -> None:
     folder, _ = measured
     page = visit(folder / "report.html").page

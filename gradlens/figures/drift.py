@@ -115,5 +115,5 @@ def drift(points: Sequence[DepthPoint]) -> Figure:
             "Depth: 0 at the pixels, 1 at the logits. Bars: 95 % intervals. Filled: sets differ (p ≤ 0.05, corrected)",
             fontsize=7.5,
         )
-        figure.supylabel("Domain classifier's held-out error (%)", fontsize=7.5)
+        figure.supylabel("Held-out error (%)", fontsize=7.5)
     return figure

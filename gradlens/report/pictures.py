@@ -174,7 +174,7 @@ KNOWN = {
     ),
     "drift": Known(
         "How well a classifier tells each probe set from the in-distribution set by the features of each depth",
-        "Held-out error along the network, one panel per probe set, one line per model.",
+        "Held-out error along the network with intervals, one panel per probe set, one line per model.",
         "drift.csv",
     ),
 }

@@ -55,6 +55,15 @@ const painted = (part) => {
     if (style.display === "none" || style.visibility === "hidden" || element.matches(".hidden, .save")) return;
     const round = style.borderTopLeftRadius === "50%";
     rectangle(box, style.backgroundColor, round ? { rx: box.width / 2, stroke: colourOf(style.borderTopColor).fill } : {});
+    const level = style.getPropertyValue("--v"); // a cell that is a bar: as long as its score, a line where it is in distribution
+    if (level && element.matches(".level")) {
+      const [ink, fill, rest] = new Set(style.backgroundImage.match(/(?:rgba?|color)\([^)]*\)/g).filter((c) => colourOf(c).opacity > 0));
+      const wide = box.width - parseFloat(style.borderRightWidth), long = wide * parseFloat(level) / 100, line = parseFloat(style.getPropertyValue("--d"));
+      const bar = { ...box, y: box.y + 0.14 * box.height, height: 0.72 * box.height };
+      rectangle({ ...bar, width: wide }, rest);
+      rectangle({ ...bar, width: long }, fill);
+      if (line >= 0) rectangle({ ...bar, x: box.x + wide * line / 100 - 1, width: 2 }, ink);
+    }
     const share = style.getPropertyValue("--s"); // a bar: the beginning of it in one colour, the rest in another
     if (share && style.backgroundImage.startsWith("linear-gradient")) {
       const [own, rest] = style.backgroundImage.match(/(?:rgba?|color)\([^)]*\)/g), long = box.width * parseFloat(share) / 100;
@@ -93,7 +102,7 @@ const cellText = (cell) => {
     const unit = cell.closest("table").querySelector("td[data-sort]") ? null : cell.querySelector(".more");
     return [cell.querySelector("button") ?? cell.firstChild, unit].map((part) => part?.textContent.trim()).filter(Boolean).join(", ");
   }
-  const text = cell.dataset.sort ?? (cell.querySelector("b, button") ?? cell.firstChild ?? cell).textContent.trim();
+  const text = cell.dataset.sort ?? (cell.querySelector("b, button, .n") ?? cell.firstChild ?? cell).textContent.trim();
   return text === "-inf" ? "" : text.replace(/(?<=\d),(?=\d{3})/g, "").replace(/^−(?=\d)/, "-").replace(/^–$/, "");
 };
 const csvOf = (rows) => rows.map((row) => row.map((cell) => (/[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)).join(",")).join("\n") + "\n";
