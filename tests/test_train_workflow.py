@@ -127,6 +127,19 @@ def test_a_finished_checkpoint_is_left_alone_and_another_recipe_refused(trained:
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_fresh_empties_no_folder_that_is_not_a_trainings(tmp_path: Path, place: Path) -> None:
+    settings = recipes.load(place / "shapes.toml", "small", {"epochs": 1})
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    (tmp_path / "home" / "letters" / "one.txt").write_text("keep")
+    with pytest.raises(TrainingError, match="holds files and none of a training; --fresh empties the folder"):
+        train(settings, tmp_path / "zoo" / "a" / "b", QUIET, work=tmp_path / "home", fresh=True)
+    assert [p.name for p in (tmp_path / "home").rglob("*")] == ["letters", "one.txt"]
+    for _ in range(2):  # into no folder, then into that of a training
+        assert train(settings, tmp_path / "zoo" / "a" / "b", QUIET, work=tmp_path / "work", fresh=True).trained
+        assert not (tmp_path / "work" / "left").exists()
+        (tmp_path / "work" / "left").mkdir()
+
+
 def test_scoring_again_adds_sets_and_keeps_the_weights(trained: Path, place: Path) -> None:
     before = checkpoints.read_card(trained)
     extra = folder_of(place / "extra", 4, seed=9)

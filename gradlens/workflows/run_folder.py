@@ -62,6 +62,11 @@ class RunFolder:
             with contextlib.suppress(OSError):  # a run that failed before it wrote anything leaves no empty folder
                 self.path.rmdir()
 
+    @property
+    def holds_files(self) -> bool:
+        """Whether anything lies here, by whomever."""
+        return any(path.name != LOCK for path in self.path.iterdir())
+
     def clear(self) -> None:
         """Remove all that lies here, also what no run listed."""
         for path in self.path.iterdir():

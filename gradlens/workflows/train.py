@@ -38,6 +38,7 @@ from gradlens.zoo import checkpoints, pretrained
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
 
 LAST = "last.safetensors"  # in the work folder: the last epoch's weights, where another's became the checkpoint
+OF_TRAININGS = ("state.pt", "metrics.jsonl", "class_distribution.png")  # one of them is in a work folder soon
 ON_CARDS = ("accuracy", "top5", "macro_f1")  # of every set that is scored
 
 
@@ -98,8 +99,17 @@ def train(
         return _train(name, recipe, folder, work, None, runtime, shared, logs, command)
     with RunFolder(work, "--work") as run:
         if fresh:
-            run.clear()
+            _emptied(run)
         return _train(name, recipe, folder, work, run, runtime, shared, logs, command)
+
+
+def _emptied(run: RunFolder) -> None:
+    """Remove an earlier training and all that lies beside it; never the files of somebody who gave a wrong folder."""
+    if run.holds_files and not any((run.path / name).exists() for name in OF_TRAININGS):
+        raise TrainingError(
+            f"{run.path} holds files and none of a training; --fresh empties the folder, so name another with --work"
+        )
+    run.clear()
 
 
 def _train(
