@@ -41,7 +41,7 @@ from gradlens.figures.cam_methods import cam_methods
 from gradlens.figures.cam_models import cam_models, cam_models_by_depths
 from gradlens.figures.cam_targets import SAME, cam_targets
 from gradlens.figures.feature_maps import feature_maps
-from gradlens.figures.style import PAGE_WIDTH, diverging, save
+from gradlens.figures.style import COLUMN_WIDTH, PAGE_WIDTH, diverging, save
 from gradlens.records import CamStack, HookPoint, MapStatus
 
 VIEW = np.full((40, 40, 3), 200, np.uint8)
@@ -236,6 +236,38 @@ class TestGrid:
         for spans in level.values():
             assert all(right < left + 4 for (_, right), (left, _) in itertools.pairwise(spans))
 
+    @pytest.mark.parametrize("method", ["gradcam", "integrated-gradients"])
+    @pytest.mark.parametrize("depths", [1, 2, 3, 6])
+    def test_few_columns_make_a_narrow_figure_that_says_as_much(self, depths: int, method: str) -> None:
+        (page,) = cam_images([scene(stack(*[rising()] * depths, method=method))])
+        width, height = page.get_size_inches()
+        drawn = max(image.get_extent()[1] for image in page.axes[0].images)
+        assert COLUMN_WIDTH - 0.01 <= width <= max(COLUMN_WIDTH, drawn + 1.2)
+        if depths == 1:
+            assert width == pytest.approx(COLUMN_WIDTH, abs=0.05)
+        told = " ".join(words(page)).lower()
+        assert "relu(map)" in told
+        assert "each map is divided by its own maximum" in told
+        page.set_dpi(200)
+        renderer = FigureCanvasAgg(page).get_renderer()
+        for text in page.axes[0].texts:
+            box = text.get_window_extent(renderer)
+            assert box.x0 >= -1
+            assert box.x1 <= 200 * width + 1
+            assert 0 <= box.y0 < box.y1 <= 200 * height
+
+    def test_a_name_without_a_font_stays_legible(self) -> None:
+        (page,) = cam_images(
+            [scene(stack(rising(), rising()), name="\U000e0ffe\U000e0ffd\U000e0ffc ünïcödé $x_1$.jpg")]
+        )
+        page.set_dpi(200)
+        renderer = FigureCanvasAgg(page).get_renderer()
+        names = [t for t in page.axes[0].texts if "<U+" in t.get_text() or ".jpg" in t.get_text()]
+        assert len(names) >= 2
+        for text in names:
+            assert text.get_fontsize() >= 4
+            assert text.get_window_extent(renderer).x0 >= -1
+
     def test_names_keep_what_tells_them_apart(self) -> None:
         assert _shortened("features.denseblock4.denselayer16.conv2", 20) == "…denselayer16.conv2"
         assert len(_shortened("a very long caption of a cell", 12)) == 12
@@ -351,7 +383,9 @@ class TestFigures:
         (page,) = feature_maps(scene(stack(rising())), [first, second])
         said = words(page)
         assert {"#7 +50%", "#3 −12%", "#1 +5.1%", "2 of 8: 62%"} <= set(said)
-        assert any("contribution" in text and "car" in text for text in said)
+        told = " ".join(said)  # in lines as long as the figure is wide
+        assert "Ranked by contribution" in told
+        assert "raises the score of car" in told
         assert any("ReLU(activation)" in text for text in said)
         assert len(tiles(page)) == 1 + 3
 

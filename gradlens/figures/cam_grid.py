@@ -10,6 +10,7 @@ was is printed on the figure. Maps of single pixels are so uneven that one of th
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from gradlens.figures.style import PAGE_WIDTH, diverging, paper, short
+from gradlens.figures.style import COLUMN_WIDTH, PAGE_WIDTH, diverging, drawable, paper, short
 from gradlens.records import CamStack, MapStatus
 
 Scale = Literal["map", "image", "row", "figure"]
@@ -35,14 +36,17 @@ MOST_COLUMNS = 10  # maps beside each other before a row of depths wraps
 LARGEST, SMALLEST = 1.15, 0.5  # inches a side of a cell
 TILE = 256  # pixels a side at most of one cell: 300 dpi at 0.85 inches
 FINE = 0.99  # the quantile of a map of pixels that its strongest colour stands for
-MARKS = "./:_- "  # after these a name may go on in the next line
+MARKS = "./:_-> "  # after these a name may go on in the next line; ">" ends what stands for a letter without a font
 _GAP = 0.035  # inches between cells
 _GROUP = 0.075  # inches between groups of columns, more than between cells
 _BLOCK = 0.06  # inches between images, more than between the rows of one
 _NAMES = 0.86  # inches left of the grid
 _CAPTION = 0.13  # inches under a row of cells that carry captions
 _LETTER = 0.0083  # mean width of a character in inches per point
+_BOLD = 1.08  # times as broad are bold ones
+_BROAD = 6.0  # inches: figures from here on have room for any title, and for what the colours mean beside them
 _LINE = 0.12  # inches a line of the legend
+_RAMP = 1.61  # inches left of what stands beside the colours of the legend
 _TOP, _FOOT = 0.30, 0.42  # inches for title and legend
 _GREY = "#666666"
 _SHOWN: dict[Scale, str] = {
@@ -223,7 +227,7 @@ def cam_grid(
         what: what a cell shows, as the legend calls it.
 
     Returns:
-        Pages of the text width of a report, none higher than a page.
+        Pages between the widths of a column and of a page, none higher than a page.
 
     Raises:
         ValueError: a row has another number of cells than there are columns.
@@ -231,7 +235,7 @@ def cam_grid(
     for row in rows:
         if len(row.cells) != len(columns):
             raise ValueError(f"{len(columns)} columns, but {len(row.cells)} cells for {row.name}")
-    plan = _plan(rows, columns)
+    plan = _plan(rows, columns, title)
     pages = _pages(rows, plan)
     tops = iter(_maxima(rows, scale))
 
@@ -265,7 +269,12 @@ class _Plan:
     @property
     def free(self) -> float:
         """Height that a page has for blocks."""
-        return PAGE_HEIGHT - _TOP - _FOOT - (0.0 if self.wraps else self.header)
+        return PAGE_HEIGHT - _TOP - _FOOT - self.below - (0.0 if self.wraps else self.header)
+
+    @property
+    def below(self) -> float:
+        """Height of what does not fit beside the colours of the legend of a narrow figure."""
+        return 3 * _LINE if self.width < _BROAD else 0.0
 
     def height_of(self, row: Row, alone: bool) -> float:
         """Of one line of a row, with what stands under it; a prediction needs no room where nothing is below it."""
@@ -286,8 +295,10 @@ class _Plan:
         return [line for line in lines if line]
 
 
-def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
+def _plan(rows: Sequence[Row], columns: Sequence[Column], title: str) -> _Plan:
     """Cells as large as the page's width allows; smaller where a block then fits on one page."""
+    # its smallest letters, and the number of a page behind it
+    least = min(_BROAD, max(COLUMN_WIDTH, 0.1 + (len(title) + 11) * _LETTER * _BOLD * 7))
     groups = _groups(columns)
     broad = max(map(len, groups))
     wraps = len(columns) > MOST_COLUMNS
@@ -295,18 +306,23 @@ def _plan(rows: Sequence[Row], columns: Sequence[Column]) -> _Plan:
     across = math.ceil(len(groups) / math.ceil(len(groups) / most))  # wrapped lines are of even length
     between = _GROUP if broad > 1 else 0.0
     cell = min(LARGEST, (PAGE_WIDTH - _NAMES - 0.05 - across * between) / (across * broad + 1) - _GAP)
-    plan = _placed(columns, groups, across, between, cell)
+    plan = _placed(columns, groups, across, between, cell, least)
     blocks = _blocks(rows)
     while cell > SMALLEST and any(plan.block_height(block) > plan.free for block in blocks):
         cell -= 0.02
-        smaller = _placed(columns, groups, across, between, cell)
+        smaller = _placed(columns, groups, across, between, cell, least)
         if all(smaller.block_height(block) <= smaller.free for block in blocks):
             return smaller
     return plan
 
 
 def _placed(
-    columns: Sequence[Column], groups: Sequence[Sequence[int]], across: int, between: float, cell: float
+    columns: Sequence[Column],
+    groups: Sequence[Sequence[int]],
+    across: int,
+    between: float,
+    cell: float,
+    least: float,
 ) -> _Plan:
     lines, widest = [], 0.0
     for first in range(0, len(groups), across):
@@ -319,7 +335,7 @@ def _placed(
         lines.append(tuple(line))
         widest = max(widest, x)
     header = 0.09 + 0.105 * max(len(_broken(c.name, cell)) + bool(c.note) for c in columns) + 0.12 * (between > 0)
-    return _Plan(tuple(lines), cell, header, max(widest + 0.05, 6.0))  # the title and the legend need their room
+    return _Plan(tuple(lines), cell, header, max(widest + 0.05, least))
 
 
 def _groups(columns: Sequence[Column]) -> list[list[int]]:
@@ -375,7 +391,7 @@ def _aspect(view: np.ndarray) -> float:
 def _broken(name: str, width: float, size: float = 6, most_lines: int = 3, marks: str = MARKS) -> list[str]:
     """A name over at most three lines, broken after dots, slashes, colons, underscores, hyphens and spaces."""
     most = max(6, int((width + _GAP) / (_LETTER * size)))
-    parts = name
+    parts = name = drawable(name)
     for mark in marks:
         parts = parts.replace(mark, mark + "\0")
     lines = [""]
@@ -411,24 +427,42 @@ class _Legend:
     note: str
     what: str
 
-    def lines(self, cells: Sequence[Cell]) -> list[str]:
-        """What is said below the colours."""
+    def told(self, cells: Sequence[Cell], width: float) -> tuple[list[tuple[bool, str]], list[str]]:
+        """For each kind of map on the page whether both its signs are drawn and what stands beside its colours; and the
+        lines below them.
+        """
+        said = f"scale {self.scale}: {_SHOWN[self.scale].replace('map', self.what)}"
+        kinds = []
+        if not cells or any(not c.signed for c in cells):
+            kinds.append((False, f"ReLU({self.what})", said))
+            said = "divided likewise, by the largest absolute value"
+        if any(c.signed for c in cells):
+            kinds.append((True, f"{self.what} with both signs", said.replace("maximum", "largest absolute value")))
+        ramps, lines = [], []
+        letter = _LETTER * 6 * 0.9
+        for signed, head, rest in kinds:
+            texts = (f"{head}; {rest}", f"{head}; {rest.rpartition(':')[0]}" if rest.count(":") > 1 else "")
+            fitting = [t for t in texts if t and len(t) <= (width - _RAMP - 0.4) / letter]
+            ramps.append((signed, fitting[0] if fitting else head))
+            if not fitting:
+                lines.append(rest[0].upper() + rest[1:])
         fine = f"Maps of pixels: the {100 * FINE:.0f}th percentile stands for the maximum."
-        return [line for line in (self.note, fine if any(c.fine for c in cells) else "") if line]
+        lines += [line for line in (self.note, fine if any(c.fine for c in cells) else "") if line]
+        return ramps, [part for line in lines for part in textwrap.wrap(line, int((width - 0.12) / letter))]
 
 
 def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> Figure:
     body = sum(plan.block_height([row for row, _ in block]) for block in blocks)
     body += 0.0 if plan.wraps else plan.header
     cells = [c for block in blocks for row, _ in block for c in row.cells if c and c.drawn]
-    both = any(c.signed for c in cells) and any(not c.signed for c in cells)
-    foot = _FOOT + 0.16 * both + _LINE * len(legend.lines(cells))
+    ramps, lines = legend.told(cells, plan.width)
+    foot = _FOOT + 0.16 * (len(ramps) - 1) + _LINE * len(lines)
     height = _TOP + body + foot
     figure = Figure(figsize=(plan.width, height), layout="none")  # type: ignore[arg-type]  # a documented value
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, plan.width), ylim=(height, 0))  # inches, y downwards
     ax.axis("off")
-    letter = _LETTER * 1.08  # bold ones are broader
+    letter = _LETTER * _BOLD
     size = max(7.0, min(9.0, (plan.width - 0.1) / (letter * len(title))))
     ax.text(
         0.06, 0.17, short(title, int((plan.width - 0.1) / (letter * size))), fontsize=size, va="center", weight="bold"
@@ -439,7 +473,7 @@ def _page(blocks: Sequence[Drawn], plan: _Plan, title: str, legend: _Legend) -> 
         y += plan.header
     for block in blocks:
         y = _draw_block(ax, block, plan, y)
-    _draw_legend(ax, cells, legend, plan.width, height - foot)
+    _draw_legend(ax, ramps, lines, height - foot)
     ax.set(xlim=(0, plan.width), ylim=(height, 0))  # imshow moves the limits
     return figure
 
@@ -488,9 +522,11 @@ def _draw_block(ax: Axes, block: Drawn, plan: _Plan, y: float) -> float:
 def _name(ax: Axes, row: Row, middle: float) -> None:
     """The row's name and what is said about it, right-aligned before the picture."""
     room = _NAMES - 0.1
-    longest = max(map(len, row.name.split(" "))) * _LETTER  # inches per point
+    longest = max(map(len, drawable(row.name).split(" "))) * _LETTER  # inches per point
     names = _broken(row.name, room, 7 if longest * 7 <= room else 5.5, marks=" " if longest * 5.5 <= room else MARKS)
-    size = min(7.0, room / (_LETTER * max(1, *map(len, names))))
+    # the capitals of what stands for a letter without a font are broad
+    broad = _BOLD if any("<U+" in part for part in names) else 1.0
+    size = min(7.0, room / (_LETTER * broad * max(1, *map(len, names))))
     sources = [row.source] if isinstance(row.source, str) else list(row.source)
     notes = [line for source in sources if source for line in _broken(source, room, 5.5, most_lines=2)]
     y = middle - (0.12 * len(names) + 0.1 * len(notes)) / 2
@@ -605,27 +641,19 @@ def _shortened(text: str, most: int) -> str:
     return short(text, most)
 
 
-def _draw_legend(ax: Axes, cells: Sequence[Cell], legend: _Legend, width: float, top: float) -> None:
-    """What the colours mean: one line for each kind of map on the page, then the note."""
+def _draw_legend(ax: Axes, ramps: Sequence[tuple[bool, str]], lines: Sequence[str], top: float) -> None:
+    """What the colours mean: one line for each kind of map on the page, then the lines below."""
     y = top + 0.22
-    said = f"scale {legend.scale}: {_SHOWN[legend.scale].replace('map', legend.what)}"
-    if not cells or any(not c.signed for c in cells):
-        _ramp(ax, y, mpl.colormaps[COLOR_MAP], "0", "max", f"ReLU({legend.what}); {said}", width)
+    for signed, text in ramps:
+        _ramp(ax, y, diverging() if signed else mpl.colormaps[COLOR_MAP], "−max" if signed else "0", "max", text)
         y += 0.16
-        said = "divided likewise, by the largest absolute value"
-    if any(c.signed for c in cells):
-        said = said.replace("maximum", "largest absolute value")
-        _ramp(ax, y, diverging(), "−max", "max", f"{legend.what} with both signs; {said}", width)
-        y += 0.16
-    for line in legend.lines(cells):
+    for line in lines:
         ax.text(0.06, y - 0.02, line, va="center", fontsize=6, color="#444444")
         y += _LINE
 
 
-def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str, width: float) -> None:
+def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str) -> None:
     left = 0.36
-    if len(text) > (width - left - 1.3) / (_LETTER * 6 * 0.9):  # what the scale means for a reader, where that fits
-        text = text.rpartition(":")[0]
     ax.imshow(
         colors(np.linspace(0, 1, 128))[None, :, :3],
         extent=(left, left + 0.85, y + 0.05, y - 0.05),
@@ -634,4 +662,4 @@ def _ramp(ax: Axes, y: float, colors: Any, low: str, high: str, text: str, width
     )
     ax.text(left - 0.04, y, low, ha="right", va="center", fontsize=6)
     ax.text(left + 0.89, y, high, ha="left", va="center", fontsize=6)
-    ax.text(left + 1.25, y, text, va="center", fontsize=6, color="#444444")
+    ax.text(_RAMP, y, text, va="center", fontsize=6, color="#444444")
