@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gradlens.data.footer import row_groups
 from gradlens.errors import InputError
 
 ROWS_PER_BYTE = 4  # of a Parquet file; an image's number, label and prediction take a byte or more together
@@ -38,8 +39,11 @@ def check_parquet(path: Path, metadata: pq.FileMetaData) -> None:
         raise InputError(
             f"{path}: {size:,} bytes claim {metadata.num_rows:,} rows; it is damaged, or made to fill the memory"
         )
+    groups = row_groups(path)
+    if any(len(group.values) != metadata.num_columns for group in groups):
+        raise InputError(f"{path}: expected {metadata.num_columns} columns in every row group; it is damaged")
     for column in range(metadata.num_columns):
-        values = sum(metadata.row_group(group).column(column).num_values for group in range(metadata.num_row_groups))
+        values = sum(group.values[column] for group in groups)
         if values > FREE_VALUES + VALUES_PER_BYTE * size:
             name = metadata.schema.column(column).path
             raise InputError(

@@ -147,6 +147,13 @@ def _twice(column: str) -> bytes:
     return stream.getvalue()
 
 
+def _never_missing(data: bytes, column: bytes) -> bytes:
+    """A Parquet file whose footer says of a column that may have gaps that it has none, beside its counts of them."""
+    name = b"\x18%c%s" % (len(column), column)  # Thrift: a text; before it OPTIONAL (1, in zigzag 2), then REQUIRED
+    assert b"\x25\x02" + name in data
+    return data.replace(b"\x25\x02" + name, b"\x25\x00" + name)
+
+
 def _torch(document: object) -> bytes:
     stream = io.BytesIO()
     torch.save(document, stream)
@@ -285,6 +292,14 @@ BOMBS: dict[str, tuple[str, Callable[[], Case]]] = {
     ),
     "Parquet with the images twice": ("images: Parquet", lambda: {"images.parquet": _twice("image")}),
     "Parquet with the labels twice": ("images: Parquet", lambda: {"images.parquet": _twice("label")}),
+    "Parquet of predictions with counts of gaps that cannot be": (
+        "predictions: Parquet",
+        lambda: {"p.parquet": _never_missing(READERS["predictions: Parquet"].cases()[1]["p.parquet"], b"model")},
+    ),
+    "Parquet of images with counts of gaps that cannot be": (
+        "images: Parquet",
+        lambda: {"images.parquet": _never_missing(READERS["images: Parquet"].cases()[0]["images.parquet"], b"label")},
+    ),
     "CSV with a label that ends in zero bytes": (
         "predictions: CSV", lambda: {"p.csv": b"model,dataset,path,label,prediction\nm,d,a,0,0\nm,d,b,1,1\0\0\n"}
     ),

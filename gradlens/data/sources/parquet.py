@@ -7,6 +7,7 @@ groups are read when an image of theirs is asked for, and the last ones used sta
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import threading
 from collections import OrderedDict
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from gradlens.data.bounds import GROUP_BYTES, check_parquet
 from gradlens.data.decode import reason
 from gradlens.data.folders import remarks_on
+from gradlens.data.footer import row_groups
 from gradlens.data.image_set import ImageSet, Store, sha256_of
 from gradlens.errors import InputError
 from gradlens.records import Sample
@@ -38,9 +40,7 @@ class RowGroups(Store):
     def __init__(self, path: Path, file: pq.ParquetFile, column: str) -> None:
         self.path, self.column = path, column
         self._file = file
-        self._starts = [0]
-        for group in range(file.metadata.num_row_groups):
-            self._starts.append(self._starts[-1] + file.metadata.row_group(group).num_rows)
+        self._starts = [0, *itertools.accumulate(group.rows for group in row_groups(path))]
         self._groups: OrderedDict[int, pa.Array] = OrderedDict()
         self._lock = threading.Lock()
 
