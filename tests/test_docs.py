@@ -309,7 +309,8 @@ def test_a_notebook_runs_and_is_committed_without_outputs(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     NotebookClient(book, timeout=1500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
-    assert any("image/png" in o.get("data", {}) for o in shown)
+    assert sum("image/png" in o.get("data", {}) for o in shown) == 5  # two figures of the run, maps of three networks
+    assert not [o for o in shown if o.get("data", {}).get("text/plain", "").startswith("<Figure")]  # shown as its name
 
 
 @pytest.mark.parametrize("block", [b for p in pages() for b in blocks(p) if b.language in ("json", "toml")], ids=label)

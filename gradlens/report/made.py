@@ -10,10 +10,14 @@ from gradlens.report.run_files import Run
 
 
 def remarks(about: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of a run, from its ``run.json``: limits that were missed, then its own warnings."""
+    """What a reader must know of a run, from its ``run.json``: limits that were missed, where a study leaves what was
+    published, then the run's own warnings.
+    """
     limits = about.get("limits")
     missed = _list(limits.get("missed")) if isinstance(limits, dict) else []
-    return [str(remark) for remark in (*missed, *_list(about.get("warnings")))]
+    study = about.get("study")
+    notes = _list(study.get("notes")) if isinstance(study, dict) else []
+    return [str(remark) for remark in (*missed, *notes, *_list(about.get("warnings")))]
 
 
 def intervals(run: Run) -> list[tuple[str, str, str]]:

@@ -141,7 +141,11 @@ def _headline(run: Run, model: str, away: answers.Outside | None) -> str:
         parts.append(f"{tables.percent(e.value)} % on {run.in_dist}")
     if away:
         worst = answers.short_sets(run.datasets)[away.worst.probe]
-        parts.append(f"{tables.percent(away.accuracy)} % outside, loses most on {worst}")
+        if len(run.probes) == 1:
+            parts.append(f"{tables.percent(away.accuracy)} % on {worst}")
+        else:
+            lost = f", loses most on {worst}" if away.worst.gap.value > 0 else ""
+            parts.append(f"{tables.percent(away.accuracy)} % outside{lost}")
     return ", ".join(parts)
 
 

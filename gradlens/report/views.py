@@ -27,6 +27,7 @@ def view(run: Run) -> dict[str, Any]:
     answer = answers.answer(run, {model: cost.flops for model, cost in files.costs.items()})
     return {
         "run": run,
+        "asked": wording.asked(run, names),
         "sentences": answer.sentences,
         "picks": answer.picks,
         "models": answers.short_models(run.models),

@@ -39,6 +39,30 @@ class Reply:
     by_set: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a study set out to find, and what it found.
+
+    Attributes:
+        question: as its file puts it.
+        findings: of the sections that answer it; none where no section was named, or none could be done.
+    """
+
+    question: str
+    findings: tuple[str, ...]
+
+
+def asked(run: Run, names: Mapping[str, str]) -> Asked | None:
+    """The question of the study that a run belongs to; ``None`` where it belongs to none."""
+    study = run.about.get("study")
+    if not isinstance(study, dict) or not study.get("question"):
+        return None
+    answering = study.get("answer")
+    order = answering if isinstance(answering, list) else []
+    findings = [text for name in order for one in run.analyses if one.name == name for text in one.findings]
+    return Asked(str(study["question"]), tuple(shorten(text, names) for text in findings[:SHOWN]))
+
+
 def short_names(run: Run) -> dict[str, str]:
     """Full name -> what the page calls it, of models and probe sets."""
     sets = answers.short_sets(run.datasets)

@@ -98,7 +98,7 @@ def leave(run: RunFolder, subject: Subject, outcomes: Mapping[str, Outcome]) -> 
 
 def _scenes(subject: Subject, count: int) -> list[dict[str, str]]:
     """``count`` images in distribution, of different classes as far as there are, each with one of every probe set: of
-    the same scene, or else of the same class. Set -> id; drawn by id and seed among the scenes most paired sets have.
+    the same scene, or else of the same class. Set -> id; drawn by id and seed among the scenes most sets can show.
     """
     evidence, seed = subject.evidence, subject.runtime.seed
     home = evidence.images[subject.in_dist]
@@ -114,7 +114,10 @@ def _scenes(subject: Subject, count: int) -> list[dict[str, str]]:
                 if (pair := probe.samples[i].pair) is not None:
                     own.setdefault(pair, []).append(probe.samples[i].id)
     there = {home.samples[i].id: i for i in answered(evidence, home)}
-    seen_in = {name: sum(name in own for own in partners.values()) for name in there}
+    seen_in = {
+        name: sum(name in partners[p] if p in partners else class_of(home, i) in others[p] for p in others)
+        for name, i in there.items()
+    }
     most = max(seen_in.values(), default=0)
     everywhere = [i for name, i in there.items() if seen_in[name] == most]
     scenes: list[dict[str, str]] = []
