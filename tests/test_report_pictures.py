@@ -627,6 +627,10 @@ def test_browser_prints_maps_of_models_that_were_never_opened(
     assert drawn.count() > 20
     assert drawn.evaluate_all(f"{blank}.map((c) => c.outerHTML)") == []
     assert tab.page.locator(".explorer .channels button").count() >= 1
+    covered = tab.page.locator(".cards .view:has(canvas) img").evaluate_all(
+        "all => all.map((i) => getComputedStyle(i).opacity)"
+    )
+    assert set(covered) == {"0"}  # no photograph looks out from under its map
     assert len(re.findall(rb"/Subtype ?/Image", pdf)) >= drawn.count() / 2  # equal pictures are kept once
     assert tab.page.locator("details[open]").count() == open_before  # the page is as it was
     assert tab.complaints == []
