@@ -504,12 +504,17 @@ def test_index_shows_sections_and_the_run(measured: tuple[Path, dict[tuple[str, 
     folder, _ = measured
     demo = folder / "demo"
     figure = paint(demo / "cam" / "grid.png")
-    page = report.index(demo, "The story", [("Where they look", "At every depth.", [(figure, "densenet")])], folder)
+    found = [f"finding {i}" for i in range(6)]
+    page = report.index(
+        demo, "The story", [("Where they look", "At every depth.", [(figure, "densenet")], found)], folder
+    )
     assert page == demo / "index.html"
     seen = Seen(page)
     text = " ".join(" ".join(seen.text).split())
     for wanted in ("The story", "Where they look", "At every depth.", "is the most accurate on", "Generalization gaps"):
         assert wanted in text
+    assert all(finding in text for finding in found)
+    assert "2 more" in text  # those after the fourth
     assert [a["alt"] for a in seen.of("img") if "src" in a] == ["densenet"]
     links = {str(a["href"]) for a in seen.of("a") if not str(a["href"]).startswith("#")}
     assert {link.partition("#")[0] for link in links} == {"../report.html"}

@@ -21,6 +21,7 @@ from gradlens.report.pictures import Picture, embed
 from gradlens.report.run_files import Run, figure_files, read, run_json
 from gradlens.report.training import is_training, read_training
 from gradlens.report.views import page_title, pictured, view
+from gradlens.report.wording import SHOWN, Words
 from gradlens.runtime import whole_file
 from gradlens.shift.tables import percent
 
@@ -30,11 +31,12 @@ MOST = 9_900_000  # bytes of a page: figures that would make it larger are linke
 
 
 class Section(NamedTuple):
-    """A part of an index page: a heading, a sentence or two, figures (a path, or a path and its caption)."""
+    """A part of an index page: a heading, a sentence or two, figures (a path, or a path and its caption), findings."""
 
     heading: str
     text: str
     figures: Sequence[Path | tuple[Path, str]]
+    findings: Sequence[str] = ()
 
 
 def build(run_dir: Path, about: Mapping[str, Any] | None = None) -> Path:
@@ -164,12 +166,13 @@ def index(folder: Path, title: str, sections: Iterable[Section | tuple[Any, ...]
     """
     parts, left = [], ROOM
     for section in sections:
-        heading, text, figures = section
+        heading, text, figures, findings = Section(*section)
         captions = {figure[0]: figure[1] for figure in figures if not isinstance(figure, Path)}
         paths = [figure if isinstance(figure, Path) else figure[0] for figure in figures]
         pictures, linked = _embedded(paths, captions, room=left)
         left -= sum(picture.size for picture in pictures)
-        parts.append({"heading": heading, "text": text, "pictures": pictures, "linked": linked})
+        words = Words(tuple(findings[:SHOWN]), tuple(findings[SHOWN:]), ())
+        parts.append({"heading": heading, "text": text, "words": words, "pictures": pictures, "linked": linked})
     shown = {"run": None} if run is None else view(read(run))
     report = None if run is None or not (run / "report.html").is_file() else run / "report.html"
     html = _render("index.html.j2", tables={}, title=title, sections=parts, report=report, base=folder, **shown)

@@ -77,8 +77,9 @@ def demo(folder: Path, runtime: Runtime, *, command: str = "gradlens demo") -> D
     sections.append(
         Section(
             "Which models rest on the background?",
-            " ".join(finding for name in ("shortcut", "explanations") for finding in told.outcomes[name].findings),
+            "Two networks that learnt vehicles with their usual backgrounds, beside twins that learnt them without.",
             [twins.out / "figures" / f"{stem}.png" for stem in ("shortcut", "explanation_depths")],
+            [finding for name in ("shortcut", "explanations") for finding in told.outcomes[name].findings],
         )
     )
     page = index(folder, "gradlens demo", sections, run=out)
