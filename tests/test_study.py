@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import shutil
 import tomllib
@@ -44,6 +45,7 @@ sections = [
   "class_distribution", "curves", "stability", "classification_report", "confusion_pairs", "augmentation",
   "variants", "schedules", "transfer", "costs", "efficiency", "recommendation", "cam_depths",
 ]
+answer = ["efficiency", "schedules"]
 data = {{train = "{root}/train", select_fraction = 0.2, test = "{root}/test", probes = ["{root}/dim"]}}
 [recipe]
 input_size = 16
@@ -160,6 +162,12 @@ def test_every_section_is_told_first_and_its_files_are_there(done: Path) -> None
     for name in asked:
         assert f'id="analysis-{name}"' in page
     assert "Shapes: " in page
+    findings = {a["name"]: a["findings"] for a in told["analyses"]}
+    first = html.unescape(page[page.index('class="answer"') : page.index('id="picks"')])
+    begins = ["Does a second variant help?", *findings["efficiency"], *findings["schedules"]]
+    places = [first.index(text.replace("shapes/", "")) for text in begins[:4]]
+    assert places == sorted(places)
+    assert "the published one stopped on its test half" in first
 
 
 def test_the_report_is_scikit_learns(done: Path) -> None:
@@ -253,6 +261,7 @@ def test_other_images_other_seeds_fewer_runs(place: Path, tmp_path: Path) -> Non
     [
         ('baseline = "plain"', 'baseline = "plane"', "baseline 'plane' is none of the variants"),
         ("seeds = [0, 1]", "seeds = [1, 1]", "seeds must differ"),
+        ('answer = ["efficiency"', 'answer = ["efficency"', "answer 'efficency' is none of the sections"),
         ("notes = [", "note = [", "no field named 'note'; did you mean 'notes'?"),
         ('"costs", "efficiency"', '"efficiency", "costs"', "needs 'costs' before it"),
         ('"class_distribution"', '"class_distributions"', "did you mean 'class_distribution'?"),

@@ -58,6 +58,7 @@ class Study(BaseModel):
         seeds: each run is trained once for each.
         baseline: the variant that others are compared with.
         sections: what is told at the end, in this order.
+        answer: those of them whose findings answer the question: the page begins with these.
         resamples: of the bootstrap.
     """
 
@@ -76,6 +77,7 @@ class Study(BaseModel):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     baseline: str = ""
     sections: tuple[str, ...]
+    answer: tuple[str, ...] = ()
     resamples: Annotated[int, Field(ge=100)] = 2000
 
     @model_validator(mode="after")
@@ -84,6 +86,8 @@ class Study(BaseModel):
             raise ValueError("data.test is missing: a study compares scores on it")
         if self.baseline and self.baseline not in self.variants:
             raise ValueError(f"baseline {self.baseline!r} is none of the variants {', '.join(self.variants)}")
+        if other := [name for name in self.answer if name not in self.sections]:
+            raise ValueError(f"answer {other[0]!r} is none of the sections {', '.join(self.sections)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {', '.join(map(str, self.seeds))}")
         for name, variant in self.variants.items():
