@@ -531,6 +531,12 @@ def test_cards_show_what_was_measured(looks: list[Look]) -> None:
     assert any(alt.startswith("Grad-CAM of vehicles/vit") for alt in alts)
 
 
+def test_a_long_name_breaks_after_its_collection(looks: list[Look]) -> None:
+    page = cards.cards({"cifar10/net": looks[0], "vehicles/net": "no such file"}, 0.5)
+    assert "cifar10/<wbr>net" in page
+    assert "vehicles/<wbr>net" in page
+
+
 def test_a_map_that_shows_nothing_says_why(looks: list[Look]) -> None:
     blank = replace(looks[0].stack, statuses=("zero gradient",) * len(looks[0].stack.depths))
     shown = cards.map_at(replace(looks[0], stack=blank), 1.0)

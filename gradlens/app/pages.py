@@ -19,8 +19,12 @@ from gradlens.errors import GradlensError
 from gradlens.report.answers import short_models
 
 DEEP = 90  # where the depth slider stands at first: the last depth of some networks has no gradient
-NO_PICTURE, NO_MODEL = "Drop, paste or photograph a picture, or click on an example.", "Choose at least one model."
-ANOTHER = "Give another picture, or click on an example."
+NO_PICTURE, ANOTHER, NO_MODEL = (
+    "Drop, paste or photograph a picture",
+    "Give another picture",
+    "Choose at least one model.",
+)
+MAY_BREAK = "\u200b"  # has no width
 KEPT_SECONDS = 3600  # that an uploaded picture stays on the disk
 
 KINDS: list[Literal["str", "number"]] = ["str" if head in ("model", "data set") else "number" for head in HEADS]
@@ -58,6 +62,8 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
         folder: where they are written for the server to send.
     """
     settings = service.settings
+    or_example = ", or click on an example." if examples else "."
+    no_picture, another = NO_PICTURE + or_example, ANOTHER + or_example
     with gr.Blocks(
         title=settings.title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS), fill_width=True
     ) as page:
@@ -74,7 +80,10 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                         example_labels=[one.name for one in examples], api_visibility="private",
                     )  # fmt: skip
                 models = gr.CheckboxGroup(
-                    [(short, name) for name, short in short_models(service.pool.names).items()],
+                    [
+                        (short.replace("/", "/" + MAY_BREAK), name)
+                        for name, short in short_models(service.pool.names).items()
+                    ],
                     value=service.at_first, label="Models", elem_id="models",
                 )  # fmt: skip
             with gr.Column(scale=7, min_width=280, elem_id="right"):
@@ -96,7 +105,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                     with gr.Tab("Compare", id="compare") as comparing:
                         summary = gr.HTML(elem_id="summary")
                         familiar = gr.HTML(elem_id="familiar")
-                        found = gr.HTML(cards.empty(NO_PICTURE), elem_id="cards")
+                        found = gr.HTML(cards.empty(no_picture), elem_id="cards")
                     with gr.Tab("Shift playground", id="playground") as playing:
                         with gr.Row():
                             change = gr.Dropdown(
@@ -107,7 +116,7 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                                 0, MOST, 2, step=1, label="Severity: 0 as it is, 5 the worst", elem_id="severity",
                                 buttons=[],
                             )  # fmt: skip
-                        pairs = gr.HTML(cards.empty(NO_PICTURE), elem_id="pairs")
+                        pairs = gr.HTML(cards.empty(no_picture), elem_id="pairs")
                     if service.run is not None:
                         with gr.Tab("Run", id="run") as running:
                             _run_tab(service.run)
@@ -118,13 +127,13 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
 
         def compare(path: str | None, names: list[str], method: str, target: str, depth: float) -> Iterator[Outputs]:
             if path is None or not names:
-                said = NO_PICTURE if path is None else NO_MODEL
+                said = no_picture if path is None else NO_MODEL
                 yield {problem: "", summary: "", familiar: "", found: cards.empty(said)}
                 return
             try:
                 photo = service.photo(path)
             except GradlensError as err:
-                yield {problem: cards.message(str(err)), summary: "", familiar: "", found: cards.empty(ANOTHER)}
+                yield {problem: cards.message(str(err)), summary: "", familiar: "", found: cards.empty(another)}
                 return
             yield {
                 problem: "",
@@ -154,12 +163,12 @@ def build(service: Service, examples: Sequence[Example], folder: Path) -> gr.Blo
                 yield gr.skip()
                 return
             if path is None or not names:
-                yield cards.empty(NO_PICTURE if path is None else NO_MODEL)
+                yield cards.empty(no_picture if path is None else NO_MODEL)
                 return
             try:
                 photo = service.photo(path)
             except GradlensError:
-                yield cards.empty(ANOTHER)  # the line above the tabs says what is wrong
+                yield cards.empty(another)  # the line above the tabs says what is wrong
                 return
             told = service.before_after(photo, _ordered(service, names), method, target, change, int(severity))
             for both in told:
