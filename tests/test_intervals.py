@@ -220,3 +220,32 @@ def test_a_full_disk_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(intervals, "scratch", full)
     intervals._kept_draws.cache_clear()
     assert all((sums == 50).all() for sums in intervals.resample_units(columns, 20))
+
+
+def test_a_mirrored_interval_covers_what_sampling_inflates() -> None:
+    """Calibration error of 152 images whose confidence is 2 points too high, over 15 bins of equal width."""
+    rng = np.random.default_rng(0)
+
+    def sample(n: int) -> tuple[np.ndarray, np.ndarray]:
+        confidence = 0.3 + 0.7 * rng.beta(3, 1, n)
+        inside = np.ceil(15 * confidence) - 1 == np.arange(15)[:, None]  # (15, n)
+        return confidence, inside
+
+    def error(excess: np.ndarray, inside: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.abs((weights * excess) @ inside.T).sum(axis=1) / len(excess)
+
+    n, runs, truth = 152, 200, 0.02
+    covered = {"percentile": 0, "basic": 0}
+    for _ in range(runs):
+        confidence, inside = sample(n)
+        excess = (rng.random(n) < confidence - truth) - confidence
+        point = float(error(excess, inside, np.ones((1, n)))[0])
+        draws = error(excess, inside, rng.multinomial(n, np.full(n, 1 / n), 300))
+        for name, (low, high) in {
+            "percentile": intervals.percentile(draws, point),
+            "basic": intervals.basic(draws, point, ends=(0.0, 1.0)),
+        }.items():
+            assert low <= point <= high
+            covered[name] += low <= truth <= high
+    assert covered["percentile"] < 0.1 * runs
+    assert covered["basic"] > 0.75 * runs

@@ -140,23 +140,25 @@ class Score:
         of: a :class:`Graded` and (B, n) weights (how often each image counts; sums to n) to (B,) values.
         title: as a figure or table heads it.
         needs_truth: whether every true class must be one that the model knows.
+        inflated: whether sampling makes it larger, so that its interval is the basic one.
     """
 
     of: Callable[[Graded, np.ndarray], np.ndarray]
     title: str
     needs_truth: bool
+    inflated: bool
 
 
 SCORES: Registry[Score] = Registry("calibration score")
 
 
 def score(
-    name: str, title: str, *, needs_truth: bool = False
+    name: str, title: str, *, needs_truth: bool = False, inflated: bool = False
 ) -> Callable[[Callable[[Graded, np.ndarray], np.ndarray]], Callable[[Graded, np.ndarray], np.ndarray]]:
     """File a function of :class:`Graded` and weights as a calibration score."""
 
     def file(function: Callable[[Graded, np.ndarray], np.ndarray]) -> Callable[[Graded, np.ndarray], np.ndarray]:
-        SCORES.register(name)(Score(function, title, needs_truth))
+        SCORES.register(name)(Score(function, title, needs_truth, inflated))
         return function
 
     return file
@@ -175,7 +177,7 @@ def _gaps(graded: Graded, bins: np.ndarray, weights: np.ndarray, count: int) -> 
     return np.asarray(np.abs(weights @ excess.toarray().astype(weights.dtype)).sum(axis=1) / weights.sum(axis=1))
 
 
-@score("ece", "Calibration error")
+@score("ece", "Calibration error", inflated=True)
 def ece(graded: Graded, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error over 15 bins (lo, hi] of equal width, in [0, 1]. Naeini et al. 2015; Guo et al. 2017.
 
@@ -184,7 +186,7 @@ def ece(graded: Graded, weights: np.ndarray) -> np.ndarray:
     return _gaps(graded, _bins(graded.confidence, np.linspace(0, 1, ECE_BINS + 1)), weights, ECE_BINS)
 
 
-@score("ece_equal_mass", "Calibration error, equal mass")
+@score("ece_equal_mass", "Calibration error, equal mass", inflated=True)
 def ece_equal_mass(graded: Graded, weights: np.ndarray) -> np.ndarray:
     """The same over 15 bins that hold equally many images, in [0, 1]. Nguyen & O'Connor 2015; Nixon et al. 2019.
 
@@ -202,7 +204,7 @@ def equal_mass_edges(confidence: np.ndarray, bins: int) -> np.ndarray:
     return edges if len(edges) > 1 else np.array([0.0, 1.0])
 
 
-@score("ece_classwise", "Class-wise calibration error")
+@score("ece_classwise", "Class-wise calibration error", inflated=True)
 def ece_classwise(graded: Graded, weights: np.ndarray) -> np.ndarray:
     """Mean over the model's classes of the calibration error of "it is this class", 15 equal bins each, in [0, 1].
 
@@ -294,7 +296,8 @@ def _drawn_weights(n: int, times: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def evaluate(graded: Graded, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """Every score with a percentile bootstrap interval over images, the temperature and the bins kept as they are.
+    """Every score with a bootstrap interval over images, the temperature and the bins kept as they are: a basic one for
+    the three calibration errors, which are sums of absolute values, a percentile one for the others.
 
     The interval's name says how many resamples there were, see :func:`resamples_of`.
 
@@ -317,14 +320,18 @@ def evaluate(graded: Graded, *, confidence: float = 0.95, resamples: int = 1000,
             drawn[name].append(SCORES[name].of(graded, weights))
     once = np.ones((1, n))
     found = {}
-    made = f"{intervals.label('bootstrap', confidence)}, {times} resamples"
     for name in SCORES:
         if name not in names:
             found[name] = Estimate.undefined(missing, n)
             continue
         value = float(SCORES[name].of(graded, once)[0])
-        low, high = intervals.percentile(np.concatenate(drawn[name]), value, confidence)
-        found[name] = Estimate(value, low, high, n, made)
+        draws = np.concatenate(drawn[name])
+        if SCORES[name].inflated:
+            low, high = intervals.basic(draws, value, confidence, (0.0, 1.0))
+        else:
+            low, high = intervals.percentile(draws, value, confidence)
+        method = "basic bootstrap" if SCORES[name].inflated else "bootstrap"
+        found[name] = Estimate(value, low, high, n, f"{intervals.label(method, confidence)}, {times} resamples")
     return found
 
 

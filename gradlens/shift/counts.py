@@ -233,7 +233,7 @@ def _graded_interval(
 ) -> tuple[float, float, str]:
     totals, squares = sums
     if name == "ece":
-        low, high = intervals.percentile(_bin_draws(n, sums, resamples, seed), value, confidence)
+        low, high = intervals.basic(_bin_draws(n, sums, resamples, seed), value, confidence, (0.0, 1.0))
         return low, high, BINS
     column = {"nll": 2, "brier": 3}[name]
     variance = max(0.0, squares[column] / n - (totals[column] / n) ** 2)
@@ -363,7 +363,7 @@ def _gap(
     elif name == "ece":
         first = _bin_draws(n0, sides[0].grades(), resamples, seed)
         second = _bin_draws(n1, sides[1].grades(), resamples, seed + 1)
-        low, high = intervals.percentile(first - second, difference, confidence)
+        low, high = intervals.basic(first - second, difference, confidence, (-1.0, 1.0))
         method = BINS
     else:
         halves = []

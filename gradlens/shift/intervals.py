@@ -9,6 +9,7 @@ difference, two samples      :func:`newcombe`                            Newcomb
 difference, the same sample  :func:`newcombe_paired`                     Newcombe 1998b, method 10
 anything made of sums        :func:`resample_units`,                     Efron 1979
                              :func:`resample_cells`, :func:`percentile`
+one that sampling inflates   the same, :func:`basic`                     Davison & Hinkley 1997
 ===========================  ==========================================  ================================
 
 All are two-sided. ``confidence`` is the nominal coverage, in (0, 1).
@@ -138,7 +139,7 @@ def newcombe_paired(both: int, first: int, second: int, neither: int, confidence
 def percentile(values: np.ndarray, point: float, confidence: float = 0.95) -> Interval:
     """Percentile interval from resampled values, widened where needed to contain the point estimate.
 
-    Biased statistics (the worst class, calibration error) can lie outside the percentiles of their own resamples.
+    A biased statistic (the worst class) can lie outside the percentiles of its own resamples; see :func:`basic`.
     Efron 1979, "Bootstrap methods: another look at the jackknife".
 
     Args:
@@ -149,6 +150,25 @@ def percentile(values: np.ndarray, point: float, confidence: float = 0.95) -> In
     _checked(0, 0, confidence)
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return min(float(low), point), max(float(high), point)
+
+
+def basic(
+    values: np.ndarray, point: float, confidence: float = 0.95, ends: Interval = (-math.inf, math.inf)
+) -> Interval:
+    """Basic interval: the percentile interval mirrored at the point estimate, cut off at the ends of the range.
+
+    For a statistic that sampling inflates, as it does a sum of absolute values. Resampling inflates it once more, so
+    the percentiles lie above the truth by the bias twice; mirrored, by none of it to first order. Davison & Hinkley
+    1997, "Bootstrap methods and their application", section 5.2.
+
+    Args:
+        values: (B,) the statistic on each resample, finite.
+        point: the statistic on the sample itself.
+        confidence: nominal coverage.
+        ends: of the statistic's range.
+    """
+    low, high = percentile(values, point, confidence)
+    return max(ends[0], 2 * point - high), min(ends[1], 2 * point - low)
 
 
 def _draw(n: int, rows: int, rng: np.random.Generator) -> np.ndarray:

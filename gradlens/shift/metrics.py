@@ -242,6 +242,7 @@ class Metric:
         of: from B samples' sums to (B,) values.
         sums: which sums it takes.
         proportion: whether it is a share of images, so that an exact interval exists.
+        inflated: whether sampling makes it larger (a sum of absolute values), so that its interval is the basic one.
         better: which direction is better.
         title: as a figure or table heads it.
     """
@@ -249,8 +250,24 @@ class Metric:
     of: Callable[[Any], np.ndarray]
     sums: SumsKind
     proportion: bool
+    inflated: bool
     better: Literal["higher", "lower"]
     title: str
+
+    def interval(
+        self, draws: np.ndarray, value: float, confidence: float, ends: tuple[float, float]
+    ) -> tuple[float, float, str]:
+        """Low, high and method of its bootstrap interval, or of a difference's; see :mod:`gradlens.shift.intervals`.
+
+        Args:
+            draws: (B,) on the resamples.
+            value: on the sample itself.
+            confidence: nominal coverage.
+            ends: of the range of what is drawn.
+        """
+        if self.inflated:
+            return *intervals.basic(draws, value, confidence, ends), "basic bootstrap"
+        return *intervals.percentile(draws, value, confidence), "bootstrap"
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -263,12 +280,13 @@ def metric(
     *,
     sums: SumsKind = "counts",
     proportion: bool = False,
+    inflated: bool = False,
     better: Literal["higher", "lower"] = "higher",
 ) -> Callable[[Callable[[Any], np.ndarray]], Callable[[Any], np.ndarray]]:
     """File a function of :class:`Counts` or :class:`Grades` as a metric."""
 
     def file(function: Callable[[Any], np.ndarray]) -> Callable[[Any], np.ndarray]:
-        METRICS.register(name)(Metric(function, sums, proportion, better, title))
+        METRICS.register(name)(Metric(function, sums, proportion, inflated, better, title))
         return function
 
     return file
@@ -336,7 +354,7 @@ def weighted_recall(c: Counts) -> np.ndarray:
     return c.weighted(c.recall)
 
 
-@metric("ece", "Calibration error", sums="grades", better="lower")
+@metric("ece", "Calibration error", sums="grades", inflated=True, better="lower")
 def ece(g: Grades) -> np.ndarray:
     """Expected calibration error, in [0, 1]: mean over images of their bin's |accuracy - mean confidence|.
 
@@ -574,10 +592,10 @@ def evaluate(
 ) -> dict[str, Estimate]:
     """Every metric of one model on one set, by the names of the result tables.
 
-    Shares of images get Clopper-Pearson intervals, everything else percentile bootstrap intervals over images. A metric
-    that is not defined here (top-5 of five classes, anything of probabilities without logits, no labelled image) has
-    the reason in :attr:`~gradlens.records.Estimate.interval`. ``n`` is the number of images, for the worst class that
-    class's own.
+    Shares of images get Clopper-Pearson intervals, calibration error a basic bootstrap interval over images, everything
+    else a percentile one. A metric that is not defined here (top-5 of five classes, anything of probabilities without
+    logits, no labelled image) has the reason in :attr:`~gradlens.records.Estimate.interval`. ``n`` is the number of
+    images, for the worst class that class's own.
 
     Args:
         predictions: of one model on one set; images without a label are left out.
@@ -605,9 +623,9 @@ def evaluate(
             low, high = intervals.clopper_pearson(round(values[name] * n), n, confidence)
             estimate = Estimate(values[name], low, high, n, intervals.label("Clopper-Pearson", confidence))
         else:
-            low, high = intervals.percentile(draws[name], values[name], confidence)
+            low, high, method = m.interval(draws[name], values[name], confidence, (0.0, 1.0))
             rests_on = worst_class(scored)[1] if name == "worst_class_recall" else n
-            estimate = Estimate(values[name], low, high, rests_on, intervals.label("bootstrap", confidence))
+            estimate = Estimate(values[name], low, high, rests_on, intervals.label(method, confidence))
         estimates[metric_name(name, top_k)] = estimate
     return estimates
 
