@@ -13,6 +13,7 @@ from PIL import Image
 from gradlens.errors import GradlensError
 from gradlens.records import Preprocess
 from gradlens.runtime import Runtime
+from gradlens.workflows import study
 from gradlens.workflows.measure import Request, leave, shift_eval
 from gradlens.workflows.measure import cluster as cluster_module
 from gradlens.workflows.measure.cluster import spread
@@ -80,6 +81,41 @@ def test_a_sweep_leaves_what_one_process_leaves(place: Path, tmp_path: Path, mon
     shift_eval(done, RUNTIME)
     for name in ("summary.csv", "gaps.csv", "per_class.csv", "pairs.csv", "skipped.csv"):
         assert (tmp_path / "swept" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+STUDY = """
+title = "Trees"
+question = "Does a second run help?"
+classes = 3
+seeds = [0, 1]
+sections = ["curves"]
+resamples = 100
+data = {{train = "{place}/test", select_fraction = 0.2, test = "{place}/web"}}
+[recipe]
+input_size = 16
+epochs = 2
+batch_size = 8
+optimiser = {{name = "adam", lr = 0.01}}
+[narrow.models.small]
+builder = "gradlens:custom_cnn"
+arguments = {{widths = [4, 4], residuals = [0]}}
+"""
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_study_leaves_what_one_process_leaves(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "trees.toml"
+    file.write_text(STUDY.format(place=place))
+    planned = study.plan(str(file), "narrow", study.Changes(), RUNTIME)
+    alone = study.run(planned, tmp_path / "alone", RUNTIME)
+    shared = study.run(planned, tmp_path / "shared", RUNTIME, cluster="auto")
+    assert alone.trained == shared.trained == ("small", "small-s1")
+    for run in shared.trained:
+        weights = [tmp_path / d / "zoo" / "trees" / run / "model.safetensors" for d in ("alone", "shared")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    for name in ("summary.csv", "per_class.csv", "pairs.csv", "skipped.csv"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert study.run(planned, tmp_path / "shared", RUNTIME, cluster="auto").trained == ()
 
 
 def broken(request: Request, model: str, spec: str, runtime: Runtime) -> int:

@@ -48,6 +48,7 @@ Examples:
       --data test=../shared/data/cifar10-test.parquet --data probe=../shared/data/cifar10-internet.parquet
   gradlens study ten-torchvision --only 'swin*' --epochs 1 --out runs/quick
   gradlens study transfer --seeds 0,1,2
+  gradlens study fifteen-architectures --ray local:2
 """,
 )
 @click.argument("name", required=False)
@@ -74,6 +75,9 @@ Examples:
 @click.option("--seeds", callback=_seeds, metavar="N,N,...", help="Train each run once for each of these seeds.")
 @click.option("--fresh", is_flag=True, help="Train all anew, even where a state or a checkpoint is there.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the study [default: runs/study-NAME-SCALE].")
+@click.option("--ray", "cluster", default="", metavar="ADDRESS",
+              help="Train every run as a task of a Ray cluster: HOST:PORT, auto, or local:N; --out must be seen by "
+              "all.")  # fmt: skip
 @strict_option
 @json_option
 @runtime_options
@@ -91,6 +95,7 @@ def command(
     seeds: tuple[int, ...],
     fresh: bool,
     out: Path | None,
+    cluster: str,
     strict: bool,
     as_json: bool,
 ) -> None:
@@ -117,7 +122,9 @@ def command(
             _print_plan(planned)
         return
     folder = out or Path("runs") / f"study-{planned.study.study}-{scale}"
-    done = workflow.run(planned, folder, runtime, fresh=fresh, command=shlex.join(["gradlens", *sys.argv[1:]]))
+    done = workflow.run(
+        planned, folder, runtime, fresh=fresh, cluster=cluster, command=shlex.join(["gradlens", *sys.argv[1:]])
+    )
     if as_json:
         print_json(
             {"study": planned.study.study, "scale": scale, "trained": list(done.trained), **done.measured.document}

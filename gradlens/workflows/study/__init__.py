@@ -1,13 +1,14 @@
 """The story of ``gradlens study``: train every run of a study file, evaluate all of them together, tell what came out.
 
 Training is :mod:`gradlens.workflows.train`'s, so a study that was killed goes on where it was, and finished runs are
-not trained again. The evaluation is that of ``gradlens shift-eval``, with the study's sections beside its analyses.
+not trained again; on a cluster each run is a task. The evaluation is that of ``gradlens shift-eval``, with the study's
+sections beside its analyses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gradlens.errors import InputError
 from gradlens.records import Skipped
 from gradlens.runtime import Runtime
 from gradlens.workflows import train as training
+from gradlens.workflows.cluster import run_tasks
 from gradlens.workflows.measure import Measurement, Request, shift_eval
 from gradlens.workflows.measure.analyses import Analysis, Subject
 from gradlens.workflows.study import check, schema
@@ -105,7 +107,9 @@ def plan(name: str, scale: Scale, changes: Changes, runtime: Runtime) -> Plan:
     return Plan(study, tuple(runs), tuple(images), tuple(networks), tuple(missing))
 
 
-def run(planned: Plan, out: Path, runtime: Runtime, *, fresh: bool = False, command: str = "") -> Done:
+def run(
+    planned: Plan, out: Path, runtime: Runtime, *, fresh: bool = False, cluster: str = "", command: str = ""
+) -> Done:
     """Train what is not trained yet, evaluate all, and leave the run folder ``out`` with its report.
 
     Args:
@@ -113,6 +117,8 @@ def run(planned: Plan, out: Path, runtime: Runtime, *, fresh: bool = False, comm
         out: the folder; checkpoints go to ``zoo/`` in it, training states to ``work/``.
         runtime: where it runs; precision and batch size of the training are the recipes'.
         fresh: train everything anew.
+        cluster: address of a Ray cluster whose workers train, see :func:`gradlens.workflows.cluster.run_tasks`; they
+            must see ``out`` and the images. Evaluated is here.
         command: the command line, as ``run.json`` records it.
 
     Raises:
@@ -128,10 +134,16 @@ def run(planned: Plan, out: Path, runtime: Runtime, *, fresh: bool = False, comm
     now: list[str] = []
     skipped: dict[Skipped, None] = {}
     shared: dict[str, training.Prepared] = {}
+    if cluster:
+        before = [one.name for one in planned.runs if not fresh and training.is_finished(_folder(study, one, out))]
+        tasks = {one.name: (study, one, out.resolve(), replace(runtime, quiet=True), fresh) for one in planned.runs}
+        run_tasks(_train, tasks, f"{len(tasks)} runs", runtime, cluster)
+        now = [one.name for one in planned.runs if one.name not in before]
+        fresh = False
     for number, one in enumerate(planned.runs, 1):
-        folder = out / "zoo" / study.study / one.name
         runtime.say(f"run {number} of {len(planned.runs)}: {one.name}")
-        result = training.train(one.recipe, folder, runtime, work=out / "work" / one.name, fresh=fresh, shared=shared)
+        folder = _folder(study, one, out)
+        result = _train(study, one, out, runtime, fresh, shared)
         skipped.update(dict.fromkeys(result.skipped))
         if result.trained:
             now.append(one.name)
@@ -141,6 +153,22 @@ def run(planned: Plan, out: Path, runtime: Runtime, *, fresh: bool = False, comm
     shared.clear()
     measured = _measure(study, done, out, runtime, command)
     return Done(measured, tuple(now), (*skipped, *measured.evidence.skipped))
+
+
+def _folder(study: Study, one: Run, out: Path) -> Path:
+    return out / "zoo" / study.study / one.name
+
+
+def _train(
+    study: Study,
+    one: Run,
+    out: Path,
+    runtime: Runtime,
+    fresh: bool,
+    shared: dict[str, training.Prepared] | None = None,
+) -> training.Result:
+    folder, work = _folder(study, one, out), out / "work" / one.name
+    return training.train(one.recipe, folder, runtime, work=work, fresh=fresh, shared=shared)
 
 
 def _measure(study: Study, done: Sequence[Trained], out: Path, runtime: Runtime, command: str) -> Measurement:
