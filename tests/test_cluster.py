@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ classes = 3
 seeds = [0, 1]
 sections = ["curves"]
 resamples = 100
-data = {{train = "{place}/test", select_fraction = 0.2, test = "{place}/web"}}
+data = {{train = "{train}", select_fraction = 0.2, test = "{place}/web"}}
 [recipe]
 input_size = 16
 epochs = 2
@@ -105,11 +106,16 @@ arguments = {{widths = [4, 4], residuals = [0]}}
 @pytest.mark.usefixtures("workers")
 def test_a_study_leaves_what_one_process_leaves(place: Path, tmp_path: Path) -> None:
     file = tmp_path / "trees.toml"
-    file.write_text(STUDY.format(place=place))
+    train = tmp_path / "train"
+    shutil.copytree(place / "test", train)
+    (train / CLASSES[0] / "broken.png").write_bytes(b"no picture")
+    file.write_text(STUDY.format(place=place, train=train))
     planned = study.plan(str(file), "narrow", study.Changes(), RUNTIME)
     alone = study.run(planned, tmp_path / "alone", RUNTIME)
     shared = study.run(planned, tmp_path / "shared", RUNTIME, cluster="auto")
     assert alone.trained == shared.trained == ("small", "small-s1")
+    assert alone.skipped == shared.skipped
+    assert any("broken.png" in one.path for one in shared.skipped)
     for run in shared.trained:
         weights = [tmp_path / d / "zoo" / "trees" / run / "model.safetensors" for d in ("alone", "shared")]
         assert weights[0].read_bytes() == weights[1].read_bytes()

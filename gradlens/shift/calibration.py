@@ -325,12 +325,9 @@ def evaluate(graded: Graded, *, confidence: float = 0.95, resamples: int = 1000,
             found[name] = Estimate.undefined(missing, n)
             continue
         value = float(SCORES[name].of(graded, once)[0])
-        draws = np.concatenate(drawn[name])
-        if SCORES[name].inflated:
-            low, high = intervals.basic(draws, value, confidence, (0.0, 1.0))
-        else:
-            low, high = intervals.percentile(draws, value, confidence)
-        method = "basic bootstrap" if SCORES[name].inflated else "bootstrap"
+        low, high, method = intervals.bootstrap(
+            np.concatenate(drawn[name]), value, confidence, inflated=SCORES[name].inflated, ends=(0.0, 1.0)
+        )
         found[name] = Estimate(value, low, high, n, f"{intervals.label(method, confidence)}, {times} resamples")
     return found
 

@@ -243,7 +243,9 @@ def _compared(
         if m.proportion and sides.single:
             low, high, method = _of_proportions(name, sides, confidence)
         else:
-            low, high, method = m.interval(draws0[name] - draws1[name], gap, confidence, (-1.0, 1.0))
+            low, high, method = intervals.bootstrap(
+                draws0[name] - draws1[name], gap, confidence, inflated=m.inflated, ends=(-1.0, 1.0)
+            )
             method = f"paired {method}" if sides.paired else method
         # sums and differences of floats may put an end 1e-17 on the wrong side of the gap
         estimate = Estimate(gap, min(low, gap), max(high, gap), n, intervals.label(method, confidence) + sides.remark)

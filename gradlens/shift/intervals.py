@@ -171,6 +171,17 @@ def basic(
     return max(ends[0], 2 * point - high), min(ends[1], 2 * point - low)
 
 
+def bootstrap(
+    values: np.ndarray, point: float, confidence: float, *, inflated: bool, ends: Interval
+) -> tuple[float, float, str]:
+    """Low, high and method: :func:`basic` for what sampling inflates, which alone needs ``ends``, else
+    :func:`percentile`.
+    """
+    if inflated:
+        return *basic(values, point, confidence, ends), "basic bootstrap"
+    return *percentile(values, point, confidence), "bootstrap"
+
+
 def _draw(n: int, rows: int, rng: np.random.Generator) -> np.ndarray:
     """How often each of n units is drawn in n draws with replacement: (rows, n)."""
     drawn = rng.integers(n, size=(rows, n), dtype=np.int32 if n * rows < 2**31 else np.int64)

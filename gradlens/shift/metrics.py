@@ -254,21 +254,6 @@ class Metric:
     better: Literal["higher", "lower"]
     title: str
 
-    def interval(
-        self, draws: np.ndarray, value: float, confidence: float, ends: tuple[float, float]
-    ) -> tuple[float, float, str]:
-        """Low, high and method of its bootstrap interval, or of a difference's; see :mod:`gradlens.shift.intervals`.
-
-        Args:
-            draws: (B,) on the resamples.
-            value: on the sample itself.
-            confidence: nominal coverage.
-            ends: of the range of what is drawn.
-        """
-        if self.inflated:
-            return *intervals.basic(draws, value, confidence, ends), "basic bootstrap"
-        return *intervals.percentile(draws, value, confidence), "bootstrap"
-
 
 METRICS: Registry[Metric] = Registry("metric")
 """By name; ``topk`` is called ``top5`` in results when k is 5."""
@@ -623,7 +608,9 @@ def evaluate(
             low, high = intervals.clopper_pearson(round(values[name] * n), n, confidence)
             estimate = Estimate(values[name], low, high, n, intervals.label("Clopper-Pearson", confidence))
         else:
-            low, high, method = m.interval(draws[name], values[name], confidence, (0.0, 1.0))
+            low, high, method = intervals.bootstrap(
+                draws[name], values[name], confidence, inflated=m.inflated, ends=(0.0, 1.0)
+            )
             rests_on = worst_class(scored)[1] if name == "worst_class_recall" else n
             estimate = Estimate(values[name], low, high, rests_on, intervals.label(method, confidence))
         estimates[metric_name(name, top_k)] = estimate

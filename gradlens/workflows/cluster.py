@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from gradlens.errors import GradlensError, InstallationError
 from gradlens.runtime import Runtime
 
+T = TypeVar("T")
+
 RETRIES = 2  # of a task, after its first try
-OBJECT_BYTES = 100 * 2**20  # of shared memory on this machine: tasks leave files and return nothing
+OBJECT_BYTES = 100 * 2**20  # of shared memory on this machine: tasks leave files and return little
 
 
 def run_tasks(
-    function: Callable[..., object], tasks: Mapping[str, tuple[Any, ...]], what: str, runtime: Runtime, address: str
-) -> None:
-    """Call ``function`` once for each task on the workers of a cluster, and return when all are done.
+    function: Callable[..., T], tasks: Mapping[str, tuple[Any, ...]], what: str, runtime: Runtime, address: str
+) -> dict[str, T]:
+    """Call ``function`` once for each task on the workers of a cluster; what each returned, when all are done.
 
     Args:
-        function: leaves files.
+        function: leaves files, and returns little.
         tasks: what a task is called, and its arguments.
         what: the tasks, for the person who waits: ``"12 models × 3 sets"``.
         runtime: a task has a core, and a GPU where this runs on one; progress.
@@ -40,16 +42,17 @@ def run_tasks(
     started = _join(ray, address)
     try:
         gpus = 1 if runtime.torch_device().type == "cuda" else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=True)(_nothing)
-        asked = {task.remote(function, arguments): name for name, arguments in tasks.items()}
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=True)(function)
+        asked = {task.remote(*arguments): name for name, arguments in tasks.items()}
         runtime.say(f"{len(asked)} tasks ({what}) on {_size(ray)}")
+        done: dict[str, T] = {}
         failed: list[str] = []
         waiting = list(asked)
         bar: Any = runtime.progress((), "tasks", total=len(asked), unit="task")
         while waiting:
             (ready,), waiting = ray.wait(waiting, num_returns=1)
             try:
-                ray.get(ready)
+                done[asked[ready]] = ray.get(ready)
             except ray.exceptions.RayError as err:
                 failed.append(f"{asked[ready]}: {_reason(err)}")
             bar.update(1)
@@ -62,10 +65,7 @@ def run_tasks(
             f"{len(failed)} of {len(asked)} tasks failed {RETRIES + 1} times, the first: {failed[0]}; the others are "
             "kept, and the same command tries again"
         )
-
-
-def _nothing(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    function(*arguments)  # what it returns stays on its machine
+    return {name: done[name] for name in tasks}
 
 
 def _join(ray: Any, address: str) -> bool:

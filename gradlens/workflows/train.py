@@ -238,14 +238,9 @@ def draw_curves(trainings: Sequence[tuple[str, Training]], stem: Path) -> list[P
     return style.save(learning_curves(runs), stem)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a checkpoint lies there, by whatever recipe."""
-    return (folder / checkpoints.CONFIG).exists()
-
-
 def _finished(folder: Path, recipe: Recipe) -> Card | None:
     """The card of a checkpoint that this recipe made, ``None`` where there is no checkpoint."""
-    if not is_finished(folder):
+    if not (folder / checkpoints.CONFIG).exists():
         return None
     card = checkpoints.read_card(folder)
     if card.training is None:

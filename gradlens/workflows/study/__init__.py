@@ -134,29 +134,22 @@ def run(
     now: list[str] = []
     skipped: dict[Skipped, None] = {}
     shared: dict[str, training.Prepared] = {}
+    elsewhere: dict[str, training.Result] = {}
     if cluster:
-        before = [one.name for one in planned.runs if not fresh and training.is_finished(_folder(study, one, out))]
         tasks = {one.name: (study, one, out.resolve(), replace(runtime, quiet=True), fresh) for one in planned.runs}
-        run_tasks(_train, tasks, f"{len(tasks)} runs", runtime, cluster)
-        now = [one.name for one in planned.runs if one.name not in before]
-        fresh = False
+        elsewhere = run_tasks(_train, tasks, f"{len(tasks)} runs", runtime, cluster)
     for number, one in enumerate(planned.runs, 1):
         runtime.say(f"run {number} of {len(planned.runs)}: {one.name}")
-        folder = _folder(study, one, out)
-        result = _train(study, one, out, runtime, fresh, shared)
+        result = elsewhere[one.name] if cluster else _train(study, one, out, runtime, fresh, shared)
         skipped.update(dict.fromkeys(result.skipped))
         if result.trained:
             now.append(one.name)
             runtime.say(training.summary(result))
         assert result.card.training is not None  # the workflow refuses a folder with imported weights
-        done.append(Trained(one, f"{study.study}/{one.name}", folder, result.card, result.card.training))
+        done.append(Trained(one, f"{study.study}/{one.name}", result.folder, result.card, result.card.training))
     shared.clear()
     measured = _measure(study, done, out, runtime, command)
     return Done(measured, tuple(now), (*skipped, *measured.evidence.skipped))
-
-
-def _folder(study: Study, one: Run, out: Path) -> Path:
-    return out / "zoo" / study.study / one.name
 
 
 def _train(
@@ -167,7 +160,7 @@ def _train(
     fresh: bool,
     shared: dict[str, training.Prepared] | None = None,
 ) -> training.Result:
-    folder, work = _folder(study, one, out), out / "work" / one.name
+    folder, work = out / "zoo" / study.study / one.name, out / "work" / one.name
     return training.train(one.recipe, folder, runtime, work=work, fresh=fresh, shared=shared)
 
 
