@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -220,16 +221,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    # named before it is there: a Ctrl-C may come between any two steps, also within what makes the file
+    part = path.with_name(f"{UNFINISHED}{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp makes private files; a result is as readable as any other file
-        Path(name).replace(path)
+        part.touch(exist_ok=False)
+        yield part
+        part.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def plain_file(path: Path) -> Path:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,7 +44,7 @@ from gradlens.data.image_set import ImageSet
 from gradlens.data.preprocess import to_tensor
 from gradlens.data.sources import open_source
 from gradlens.records import Preprocess
-from gradlens.runtime import UNFINISHED, Runtime
+from gradlens.runtime import UNFINISHED, Runtime, whole_file
 from gradlens.shift import predict as predict_module
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
@@ -314,6 +315,51 @@ def test_interrupted_at_random_moments(
         assert not list(command.out.rglob(f"{UNFINISHED}*"))
         strikes += 1
     record_property("strikes", strikes)
+
+
+def interrupted_at(step: int, work: Callable[[], object]) -> bool:
+    """Raise KeyboardInterrupt before the ``step``-th instruction of all Python code of ``work``; whether it came."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()  # of whoever measures coverage
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a file that the interruption left open
+def test_interrupted_between_any_two_steps_of_writing_a_file(tmp_path: Path) -> None:
+    """Ctrl-C may come within what makes, fills or renames a file: no part is left, and the file is old or new."""
+    path = tmp_path / "table.csv"
+
+    def write() -> None:
+        with whole_file(path) as part:
+            part.write_text("new")
+
+    step = 1
+    path.write_text("old")
+    while interrupted_at(step, write):
+        assert [p.name for p in tmp_path.iterdir()] == ["table.csv"], f"interrupted before instruction {step}"
+        assert path.read_text() in ("old", "new")
+        path.write_text("old")
+        step += 1
+    assert step > 300, "the interruptions did not reach the steps of writing"
+    assert path.read_text() == "new"
 
 
 # ---------------------------------------------------------------------------------------------- full disk
