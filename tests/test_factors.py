@@ -136,6 +136,7 @@ def test_typicality_and_where_it_makes_sense() -> None:
     judged = factors.typicality(classes, levels, ["a", "a", "a", "b"], ["sea", "city", "moon", "city"])
     assert judged == ("typical", "rare", "unseen", "typical")
     assert factors.goes_with_class(classes * 2, levels * 2)
+    assert factors.goes_with_class([{"b": "a\0"}.get(c, c) for c in classes] * 2, levels * 2)  # a name of its own
     assert not factors.goes_with_class(classes, levels)  # so few could be chance
     assert not factors.goes_with_class(classes, ["sea", "city"] * 10)  # independent of the class
     assert not factors.goes_with_class(classes, ["x"] * 20)  # one level

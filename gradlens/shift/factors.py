@@ -157,8 +157,9 @@ def goes_with_class(classes: Sequence[str], levels: Sequence[str]) -> bool:
 
 
 def _table(classes: Sequence[str], levels: Sequence[str]) -> np.ndarray:
-    rows, row = np.unique(np.array(classes, dtype=object).astype(str), return_inverse=True)
-    columns, column = np.unique(np.array(levels, dtype=object).astype(str), return_inverse=True)
+    # as Python's strings: NumPy's own lose zero bytes at their end
+    rows, row = np.unique(np.array(classes, dtype=object), return_inverse=True)
+    columns, column = np.unique(np.array(levels, dtype=object), return_inverse=True)
     return np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns)).reshape(len(rows), -1)
 
 
