@@ -87,7 +87,11 @@ def test_a_whitening_stem_is_computed_on_the_training_images_and_brought_along_b
 
     from gradlens.data.preprocess import to_tensor
 
-    settings = {"builder": "gradlens:whitened_cnn", "arguments": {"widths": [8, 8], "depths": [2, 1]}, "epochs": 1}
+    settings = {
+        "builder": "gradlens:whitened_cnn",
+        "arguments": {"widths": [8, 8], "depths": [2, 1], "pools": ["early", "late"], "squeeze": True},
+        "epochs": 1,
+    }
     recipe = recipes.load(place / "shapes.toml", "small").model_copy(update=settings)
     result = train(recipe, tmp_path / "zoo" / "shapes" / "white", QUIET, work=tmp_path / "work")
     model = checkpoints.load_folder(result.folder, "shapes/white")

@@ -237,15 +237,15 @@ def test_whitened_filters_answer_without_correlation_and_with_unit_variance() ->
 
 
 def test_a_whitened_cnn_starts_as_copies_of_its_stem_and_learns_no_scales() -> None:
-    module = build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3, 1]}, 5)
+    module = build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3, 1], "pools": ["late", "none"]}, 5)
     x = torch.randn(4, 3, 32, 32)
     assert [tuple(s(torch.randn(4, i, 31, 31)).shape[1:]) for s, i in zip(module.stages, (24, 32), strict=True)] == [
-        (32, 15, 15), (40, 15, 15),
+        (32, 15, 15), (40, 31, 31),
     ]  # fmt: skip
     stem = module.stem(x)
-    torch.testing.assert_close(module.stages[0].down[0](stem)[:, :24], stem)
+    torch.testing.assert_close(module.stages[0].first[0](stem)[:, :24], stem)
     assert not [n for n, p in module.named_parameters() if p.ndim == 1 and not n.endswith("bias")]
     logits = module.eval()(x)
     torch.testing.assert_close(logits, module.fc(module.pool(module.stages(stem)).flatten(1)) / 9)
-    with pytest.raises(ModelError, match="expected a depth of at least 1 per width"):
+    with pytest.raises(ModelError, match="expected a depth of at least 1 and a pool"):
         build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3]}, 5)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 
 EPSILON = 5e-4
 """Added to the variance of a patch's components before they are scaled to one: the weakest are little but noise."""
@@ -75,35 +76,42 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class Stage(nn.Module):
-    """Convolution, 2×2 max pool, norm, GELU, and a residual branch of further convolutions.
+    """Convolution, norm, GELU, a residual branch of further convolutions, and a 2×2 max pool somewhere.
 
-    (N, in, H, W) -> (N, out, H // 2, W // 2).
+    (N, in, H, W) -> (N, out, H // 2, W // 2); without a pool the sides stay.
 
     Args:
         inputs, outputs: channels.
         depth: convolutions, with the first.
+        pool: ``"early"``, behind the first convolution; ``"late"``, behind the branch; ``"none"``.
+        squeeze: whether the branch ends with squeeze and excitation (Hu et al. 2018), by an eighth.
     """
 
-    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+    def __init__(self, inputs: int, outputs: int, depth: int, pool: str, squeeze: bool) -> None:
         super().__init__()
-        self.down = nn.Sequential(_conv(inputs, outputs), nn.MaxPool2d(2), ShiftNorm(outputs), nn.GELU())
-        self.body = nn.Sequential(
-            *(layer for _ in range(depth - 1) for layer in (_conv(outputs, outputs), ShiftNorm(outputs), nn.GELU()))
-        )
+        down: tuple[nn.Module, ...] = (nn.MaxPool2d(2),) if pool == "early" else ()
+        self.first = nn.Sequential(_conv(inputs, outputs), *down, ShiftNorm(outputs), nn.GELU())
+        body = [m for _ in range(depth - 1) for m in (_conv(outputs, outputs), ShiftNorm(outputs), nn.GELU())]
+        if body and squeeze:
+            body.append(SqueezeExcitation(outputs, outputs // 8))
+        self.body = nn.Sequential(*body)
+        self.pool = nn.MaxPool2d(2) if pool == "late" else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        x = self.down(x)
-        return x + self.body(x) if len(self.body) else x
+        x = self.first(x)
+        return self.pool(x + self.body(x) if len(self.body) else x)
 
 
 class WhitenedCNN(nn.Module):
-    """A whitening stem, stages that halve the sides, global average pooling, one linear layer.
+    """A whitening stem, stages, global average pooling, one linear layer.
 
     Args:
         num_classes: K, outputs.
         widths: channels of each stage.
         depths: convolutions of each stage, of at least 1.
+        pools: where each stage halves the sides, see :class:`Stage`.
+        squeeze: see :class:`Stage`.
         logit_scale: what the logits are multiplied by, which slows the head down where all rates are high.
     """
 
@@ -112,17 +120,24 @@ class WhitenedCNN(nn.Module):
         num_classes: int,
         widths: Sequence[int] = (64, 256, 256),
         depths: Sequence[int] = (2, 2, 2),
+        pools: Sequence[str] = ("early", "early", "early"),
+        squeeze: bool = False,
         logit_scale: float = 1 / 9,
     ) -> None:
         super().__init__()
-        if len(widths) != len(depths) or min(depths) < 1:
-            raise ValueError(f"expected a depth of at least 1 per width, got widths {widths} and depths {depths}")
+        if not len(widths) == len(depths) == len(pools) or min(depths) < 1 or {*pools} - {"early", "late", "none"}:
+            raise ValueError(
+                "expected a depth of at least 1 and a pool (early, late or none) per width, "
+                f"got widths {widths}, depths {depths} and pools {pools}"
+            )
         whitened = WhitenedConv()
         self.stem = nn.Sequential(whitened, nn.GELU())
         before = (len(whitened.bias), *widths)
-        self.stages = nn.Sequential(*(Stage(i, o, d) for i, o, d in zip(before, widths, depths, strict=False)))
+        self.stages = nn.Sequential(
+            *(Stage(i, o, d, p, squeeze) for i, o, d, p in zip(before, widths, depths, pools, strict=False))
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(widths[-1], num_classes)
+        self.fc = nn.Linear(widths[-1], num_classes, bias=False)
         self.num_features = widths[-1]
         self.logit_scale = logit_scale
 
@@ -133,5 +148,5 @@ class WhitenedCNN(nn.Module):
         whitened.whiten(images)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, K) logits; H and W of more than ``2**stages``."""
+        """(N, 3, H, W) -> (N, K) logits; H and W of more than 2 to the power of the pools."""
         return self.fc(self.pool(self.stages(self.stem(x))).flatten(1)) * self.logit_scale
