@@ -236,6 +236,16 @@ def test_whitened_filters_answer_without_correlation_and_with_unit_variance() ->
     assert [n for n, _ in conv.named_parameters()] == ["bias"]
 
 
+def test_whitened_filters_are_not_rounded_where_passes_are() -> None:
+    images = torch.rand(20, 3, 12, 12)
+    conv = WhitenedConv()
+    conv.whiten(images)
+    expected = nn.functional.conv2d(images.double(), conv.filters.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(conv(images).double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(conv.double()(images), expected)  # the module's own precision holds
+
+
 def test_a_whitened_cnn_starts_as_copies_of_its_stem_and_learns_no_scales() -> None:
     module = build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3, 1], "pools": ["late", "none"]}, 5)
     x = torch.randn(4, 3, 32, 32)
