@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -229,6 +230,30 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A new folder that takes the name ``final`` when the block ends without an exception, unless one came first."""
+    with scratch_folder(final) as scratch:
+        yield scratch
+        try:
+            scratch.rename(final)
+        except OSError:
+            if not final.is_dir():  # otherwise another process made the same folder meanwhile
+                raise
+
+
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A new hidden folder beside a path, and so on the same disk; what is left of it at the end is removed."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    scratch = beside.with_name(f".{beside.name}-{secrets.token_hex(4)}")  # named first, as in whole_file
+    try:
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def plain_file(path: Path) -> Path:

@@ -44,14 +44,14 @@ from gradlens.data.image_set import ImageSet
 from gradlens.data.preprocess import to_tensor
 from gradlens.data.sources import open_source
 from gradlens.records import Preprocess
-from gradlens.runtime import UNFINISHED, Runtime, whole_file
+from gradlens.runtime import UNFINISHED, Runtime, whole_file, whole_folder
 from gradlens.shift import predict as predict_module
 from gradlens.shift.predict import predict
 from gradlens.shift.store import OutputStore
 from gradlens.train import policies
 from gradlens.workflows import train as train_workflow
 from gradlens.workflows.measure import leave
-from gradlens.workflows.run_folder import RunFolder
+from gradlens.workflows.run_folder import RunFolder, sole_writer
 from gradlens.zoo import checkpoints
 from gradlens.zoo.build import build_seeded
 from gradlens.zoo.cards import Card, Preprocessing
@@ -362,6 +362,25 @@ def test_interrupted_between_any_two_steps_of_writing_a_file(tmp_path: Path) -> 
     assert path.read_text() == "new"
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_interrupted_between_any_two_steps_of_making_a_folder(tmp_path: Path) -> None:
+    """Nothing is left of it, or it is there with all that belongs into it."""
+    folder = tmp_path / "made" / "set"
+
+    def make() -> None:
+        with whole_folder(folder) as scratch:
+            (scratch / "one").write_text("1")
+
+    step = 1
+    while interrupted_at(step, make):
+        left = [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))]
+        assert left in ([], ["made"], ["made", "made/set", "made/set/one"]), f"interrupted before instruction {step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        step += 1
+    assert step > 300, "the interruptions did not reach the steps of writing"
+    assert (folder / "one").read_text() == "1"
+
+
 # ---------------------------------------------------------------------------------------------- full disk
 
 
@@ -502,6 +521,23 @@ def test_a_second_training_is_told_and_touches_nothing(
     assert f"{work}: another run is writing here; wait for it to end, or give this one its own --work" in said
     assert (work / "state.pt").read_bytes() == b"of the first"
     assert not (tmp_path / "out" / "zoo").exists()
+
+
+@pytest.mark.fault("train", "two at once")
+def test_a_second_training_of_one_checkpoint_is_told(
+    trainable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with a work folder of its own, as two people or two queues may have; the first is left to end."""
+    given = [str(word) for word in COMMANDS["train"](trainable, tmp_path / "out")]
+    checkpoint = Path(given[given.index("--out") + 1])
+    with sole_writer(checkpoint, "--out"), pytest.raises(SystemExit) as left:
+        main([*given, "--quiet", "--fresh"])
+    said = End(int(left.value.code or 0), capsys.readouterr().err).in_one_line()
+    assert f"{checkpoint}: another run is writing here; wait for it to end, or give this one its own --out" in said
+    assert not checkpoint.parent.exists()
+    with sole_writer(checkpoint, "--out"):  # and is free again
+        checkpoint.mkdir()
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
 
 
 # ---------------------------------------------------------------------------------------------- input

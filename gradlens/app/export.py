@@ -20,9 +20,8 @@ from gradlens.app.familiar import Reference, file_name
 from gradlens.app.serve import import_gradio
 from gradlens.app.service import Service
 from gradlens.app.settings import Settings, size_in_words
-from gradlens.data.probe_sets import whole_folder
 from gradlens.errors import InputError
-from gradlens.runtime import Runtime
+from gradlens.runtime import Runtime, whole_folder
 from gradlens.zoo.checkpoints import WEIGHTS, read_card
 
 SPACE = "space.json"

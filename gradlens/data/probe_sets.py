@@ -15,11 +15,8 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -30,7 +27,7 @@ from gradlens.data.folders import Files, not_an_image, open_folder, remarks_on
 from gradlens.data.image_set import ImageSet, sha256_of
 from gradlens.errors import InputError, NotFoundError
 from gradlens.records import Role, Sample, Skipped
-from gradlens.runtime import Runtime, bundled, cache_dir, plain_file, versions
+from gradlens.runtime import Runtime, bundled, cache_dir, plain_file, versions, whole_folder
 
 MANIFEST, TABLE = "probe.toml", "images.csv"
 COLUMNS = ("path", "class", "pair", "severity", "sha256", "mask")
@@ -280,23 +277,6 @@ def materialise(recipe: Mapping[str, Any], folder: Path, runtime: Runtime | None
     from gradlens.data.vehicles.sets import materialise as render
 
     render(recipe, folder, (runtime or Runtime(quiet=True)).progress)
-
-
-@contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """A new folder that takes the name ``final`` when the block ends without an exception, unless one came first."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        try:
-            scratch.rename(final)
-        except OSError:
-            if not final.is_dir():  # otherwise another process made the same folder meanwhile
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _with_classes(plain: ImageSet, manifest: Manifest) -> ImageSet:

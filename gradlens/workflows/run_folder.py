@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -47,7 +47,7 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
-        self._handle = _lock(self.path / LOCK, self.option)
+        self._handle = _lock(self.path / LOCK, self.path, self.option)
         # what a run that was killed left; nobody else writes here now, except into the folder where shards meet
         for left in (*self.path.glob(f"{UNFINISHED}*"), *self.path.glob(f"*/{UNFINISHED}*")):
             left.unlink(missing_ok=True)
@@ -56,8 +56,7 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        (self.path / LOCK).unlink(missing_ok=True)  # first unlinked, then released: see _lock
-        os.close(self._handle)
+        _free(self.path / LOCK, self._handle)
         if kind is not None and not self.files:
             with contextlib.suppress(OSError):  # a run that failed before it wrote anything leaves no empty folder
                 self.path.rmdir()
@@ -97,8 +96,34 @@ class RunFolder:
         return self.path / RUN
 
 
-def _lock(path: Path, option: str) -> int:
-    """Take the lock file or say who has it. The system frees it when its holder ends, however it ends."""
+@contextlib.contextmanager
+def sole_writer(folder: Path, option: str) -> Iterator[None]:
+    """One process at a time, for a folder that appears only when it is complete: the lock lies beside it.
+
+    Raises:
+        GradlensError: another process is making the folder.
+    """
+    path = folder.with_name(f"{LOCK}-{folder.name}")
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _lock(path, folder, option)
+    try:
+        yield
+    finally:
+        _free(path, handle)
+        with contextlib.suppress(OSError):  # what fails before it writes anything leaves no empty folders
+            for parent in made:
+                parent.rmdir()
+
+
+def _free(path: Path, handle: int) -> None:
+    """Give the lock back: first unlinked, then released, see :func:`_lock`."""
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _lock(path: Path, folder: Path, option: str) -> int:
+    """Take the lock file or say what it locks. The system frees it when its holder ends, however it ends."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -109,7 +134,7 @@ def _lock(path: Path, option: str) -> int:
         except OSError:
             os.close(handle)
             raise GradlensError(
-                f"{path.parent}: another run is writing here; wait for it to end, or give this one its own {option}"
+                f"{folder}: another run is writing here; wait for it to end, or give this one its own {option}"
             ) from None
         try:
             # the holder before us may have removed the file between our open and our lock

@@ -31,7 +31,7 @@ from gradlens.train.images import Images, load_images, mean_and_std
 from gradlens.train.logs import open_logs
 from gradlens.train.settings import Recipe
 from gradlens.workflows.measure.leave import device
-from gradlens.workflows.run_folder import RunFolder
+from gradlens.workflows.run_folder import RunFolder, sole_writer
 from gradlens.workflows.train_figures import draw_batch, draw_distribution, spread
 from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
@@ -87,7 +87,7 @@ def train(
     Raises:
         TrainingError: a checkpoint or a state of another recipe is there, or the recipe cannot be carried out.
         CheckpointError: the weights it starts from cannot be had, or do not fit.
-        GradlensError: another training has the work folder.
+        GradlensError: another training has the work folder, or makes the same checkpoint.
     """
     name = f"{folder.parent.name}/{folder.name}"
     work = work or Path("runs") / f"train-{folder.parent.name}-{folder.name}"
@@ -97,7 +97,7 @@ def train(
         return Result(folder, card, trained=False)
     if not runtime.processes.first:
         return _train(name, recipe, folder, work, None, runtime, shared, logs, command)
-    with RunFolder(work, "--work") as run:
+    with RunFolder(work, "--work") as run, sole_writer(folder, "--out"):
         if fresh:
             _emptied(run)
         return _train(name, recipe, folder, work, run, runtime, shared, logs, command)

@@ -10,8 +10,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -26,6 +24,7 @@ from gradlens.data.vehicles.draw import CLASSES
 from gradlens.data.vehicles.scenes import Rendered, Scene, render, sample_scene
 from gradlens.data.vehicles.shifts import SHIFTS, shifted
 from gradlens.errors import InputError, NotFoundError
+from gradlens.runtime import scratch_folder
 
 JPEG_QUALITY = 88
 SEED = 2026
@@ -134,9 +133,7 @@ def materialise(recipe: Mapping[str, Any], folder: Path, progress: Progress | No
     """
     found = checked(recipe)
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with scratch_folder(folder) as place:
         new = place / "new"
         rows = _write_images(found, new, progress)
         table = _table(rows)
@@ -146,8 +143,6 @@ def materialise(recipe: Mapping[str, Any], folder: Path, progress: Progress | No
         if folder.exists():
             folder.replace(place / "old")
         new.replace(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _write_images(recipe: Recipe, folder: Path, progress: Progress | None) -> list[dict[str, str]]:

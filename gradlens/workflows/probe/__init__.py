@@ -16,7 +16,7 @@ from gradlens.data.image_set import ImageSet, sha256_of
 from gradlens.data.probe_sets import MANIFEST, TABLE, Manifest
 from gradlens.data.sources import open_source
 from gradlens.errors import InputError
-from gradlens.runtime import Runtime
+from gradlens.runtime import Runtime, whole_folder
 from gradlens.workflows.probe.adding import Added, add
 
 __all__ = ["Added", "Checked", "Entry", "Rendered", "add", "check_sets", "list_sets", "render", "sheet"]
@@ -153,7 +153,7 @@ def _has_recipe(folder: Path) -> bool:
 
 def _render_into(where: Path, manifest: Manifest, runtime: Runtime) -> None:
     new, old = (where.parent / f".{where.name}-{word}-{os.getpid()}" for word in ("new", "old"))
-    with probe_sets.whole_folder(new) as scratch:
+    with whole_folder(new) as scratch:
         probe_sets.materialise(manifest.recipe or {}, scratch, runtime)
         count = len(probe_sets.read_table(scratch / TABLE, manifest.classes))
         now = manifest.model_copy(update={"kind": "images", "images": count, "sha256": sha256_of(scratch / TABLE)})

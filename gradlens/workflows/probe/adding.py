@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gradlens.data import probe_sets
 from gradlens.data.checking import DUPLICATE_COLUMNS, repeats
 from gradlens.data.decode import file_ending
 from gradlens.data.duplicates import Gathering, Signatures
@@ -24,7 +23,7 @@ from gradlens.data.sources import open_source
 from gradlens.data.sources.mapping import ClassMap, map_classes
 from gradlens.errors import InputError, suggest
 from gradlens.records import Role, Sample, Skipped
-from gradlens.runtime import Runtime, plain_file, whole_file
+from gradlens.runtime import Runtime, plain_file, whole_file, whole_folder
 
 ABOUT_COLUMNS = ("path", "source_url", "licence")
 
@@ -104,7 +103,7 @@ def add(
     other = open_source(paired_with, offline=runtime.offline, runtime=runtime) if paired_with else None
     partners = _by_class_and_stem(other) if other else {}
     others = [open_source(spec, offline=runtime.offline, runtime=runtime) for spec in dict.fromkeys(against)]
-    with probe_sets.whole_folder(final) as scratch:
+    with whole_folder(final) as scratch:
         made = _copy(images, scratch, partners, notes, runtime)
         if not made.rows:
             first = made.skipped[0].reason
