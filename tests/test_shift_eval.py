@@ -124,6 +124,12 @@ def test_a_run_leaves_every_file_of_the_interface(finished: tuple[Path, dict[str
         assert (folder / "figures" / f"{stem}.pdf").read_bytes()[:5] == b"%PDF-"
         with Image.open(folder / "figures" / f"{stem}.png") as image:
             assert round(image.info["dpi"][0]) == 300
+            told = json.loads(image.info["gradlens"])
+        assert told["command"] == "gradlens shift-eval"
+        assert told["weights"] == {
+            m["name"]: m["weights"] for m in json.loads((folder / "run.json").read_text())["models"]
+        }
+        assert [len(digest) for digest in told["weights"].values()] == [64, 64]
     assert {p.name for p in (folder / "predictions").iterdir()} == {
         f"trees--{model}--{dataset}.parquet"
         for model in ("one", "two")

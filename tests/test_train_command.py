@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pytest
 from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
+from PIL import Image
 from safetensors.torch import load_file
 from test_train_workflow import CLASSES, folder_of
 
@@ -132,6 +133,8 @@ def test_a_finished_training_leaves_its_page_card_and_run(moved: dict[str, Any],
     listed = {"run.json", "report.html", "metrics.jsonl", "cards/two--small.json", "learning_curves.png"}
     assert listed <= set(told["files"])
     assert all((work / name).is_file() for name in told["files"])
+    with Image.open(work / "learning_curves.png") as curves:
+        assert json.loads(curves.info["gradlens"])["weights"] == {"two/small": told["models"][0]["weights"]}
     card = json.loads((work / "cards/two--small.json").read_text())
     assert card["training"]["history"] == moved["training"]["history"]
     page = (work / "report.html").read_bytes()

@@ -176,8 +176,7 @@ def _train(
         with whole_file(work / LAST) as path:
             save_file({k: t.contiguous() for k, t in trained.last.items()}, path, metadata={"format": "pt"})
     scored = score(folder, recipe, runtime)
-    if scored.card.training is not None:
-        draw_curves([(name, scored.card.training)], work / "learning_curves")
+    draw_curves(name, scored.card, work / "learning_curves")
     result = replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))
     _leave(run, name, result, recipe, runtime, command)
     return result
@@ -233,10 +232,13 @@ def show_batch(recipe: Recipe, path: Path, runtime: Runtime) -> Path:
     return draw_batch(prepared.images, recipe, prepared.classes, path, runtime)
 
 
-def draw_curves(trainings: Sequence[tuple[str, Training]], stem: Path) -> list[Path]:
-    """Write the learning curves of (model, training) pairs as PNG and PDF; seeds of one model are a band."""
-    runs = [run_of(name, training.model_dump(mode="json")) for name, training in trainings if training.history]
-    return style.save(learning_curves(runs), stem)
+def draw_curves(name: str, card: Card, stem: Path) -> list[Path]:
+    """Write the learning curves of a trained model as PNG and PDF."""
+    assert card.training is not None
+    provenance = {"figure": "learning curves", "versions": versions(), "weights": {name: card.sha256}}
+    return style.save(
+        learning_curves([run_of(name, card.training.model_dump(mode="json"))]), stem, provenance=provenance
+    )
 
 
 def _finished(folder: Path, recipe: Recipe) -> Card | None:

@@ -262,7 +262,12 @@ def draw(
         stem = "confusion-" + store.safe_stem(m)
         figures.append((stem, lambda panels=panels: confusion.confusion(panels)))  # type: ignore[misc]
     figures += [figure for outcome in outcomes.values() for figure in outcome.figures]
-    provenance = {"command": request.command, "versions": versions(), "in_dist": evidence.in_dist.name}
+    provenance = {
+        "command": request.command,
+        "versions": versions(),
+        "in_dist": evidence.in_dist.name,
+        "weights": {m.name: m.weights for m in evidence.models if m.weights},  # predictions may come without
+    }
     with style.cast(m.name for m in evidence.models):
         for stem, figure in runtime.progress(figures, "drawing", unit="figure"):
             drawn = figure()
