@@ -140,6 +140,15 @@ def test_a_users_file_and_a_builder_of_any_library(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_one_argument_of_a_network_is_changed_and_another_builder_starts_without_any() -> None:
+    named = recipes.load("cifar10", "convnext").arguments
+    changed = recipes.load("cifar10", "convnext", {"arguments.patch_size": 1, "arguments.depths": [1, 2, 3, 1]})
+    assert changed.arguments == named | {"patch_size": 1, "depths": [1, 2, 3, 1]}
+    other = recipes.load("cifar10", "convnext", {"builder": "timm:resnet18", "arguments.channels": [8, 8, 8, 8]})
+    assert other.arguments == {"channels": [8, 8, 8, 8]}
+    assert recipes.load("cifar10", "convnext", {"builder": "timm:resnet18"}).arguments == {}
+
+
 def test_images_of_ones_own_are_held_out_as_the_recipe_says_else_a_tenth() -> None:
     own = {"data.train": "photos", "data.select": None}
     assert recipes.load("cifar10", "custom_cnn", own).data.select_fraction == 0.02

@@ -244,6 +244,7 @@ def test_whitened_filters_are_not_rounded_where_passes_are() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(conv(images).double(), expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(conv.double()(images), expected)  # the module's own precision holds
+    assert conv.to("meta")(images.to("meta")).shape == expected.shape  # as FLOPs are counted
 
 
 def test_a_whitened_cnn_starts_as_copies_of_its_stem_and_learns_no_scales() -> None:

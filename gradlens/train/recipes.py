@@ -134,10 +134,12 @@ def architecture(collection: object, model: str) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``; tables are merged, except a network's arguments, which go together."""
+    """``base`` with the values of ``over``, table by table; arguments of one builder never reach another."""
     whole = dict(base)
+    if "builder" in base and over.get("builder", base["builder"]) != base["builder"]:
+        whole.pop("arguments", None)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping) and key != "arguments"
+        both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
         whole[key] = merged(whole[key], value) if both else value
     return whole
 

@@ -7,6 +7,7 @@ networks; the head averages, so that every cell of a map has a gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,8 @@ class WhitenedConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
         # the weakest components are scaled up most: bf16's rounding of the pixels would be an eighth of what they say
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type  # "meta" has no autocast
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             return F.conv2d(x.to(self.filters.dtype), self.filters, self.bias)
 
 
