@@ -129,6 +129,18 @@ def test_expected_is_what_independent_errors_give() -> None:
     assert np.mean(counts) == pytest.approx(np.mean(chances), abs=3 * np.sqrt(np.mean(chances) / 12))
 
 
+def test_seeds_of_one_architecture_count_as_one_voice() -> None:
+    said = models(3000, [0.82, 0.82, 0.82])
+    alike = panel(
+        [replace(said[0], model=name) for name in ("m0", "m0-s1", "m0-s2")] + said[1:]
+    )  # err on the same images
+    jurors = label_noise.jury(alike)
+    assert len(jurors) == 5
+    assert label_noise.families(alike, jurors) == ["m0", "m1", "m2"]
+    single = panel(said)
+    assert label_noise.expected(alike, jurors) == label_noise.expected(single, label_noise.jury(single)) > 0
+
+
 def test_models_that_share_a_shortcut_are_no_jury() -> None:
     labels = [0, 1] * 20
     wrong = [1 - k for k in labels]

@@ -1,11 +1,12 @@
 """Labels that all good models contradict with one voice, and what the accuracy would be if those labels were wrong.
 
-Of the models given, those whose accuracy on this very set reaches :data:`GOOD` are the jury; it needs at least
-:data:`JURY` of them. An image is *contradicted* when every juror names the same class and that class is not its label.
+Of the models given, those whose accuracy on this very set reaches :data:`GOOD` are the jury; they must be of at least
+:data:`JURY` families, because seeds of one architecture err alike (``resnet-s1`` is of the family ``resnet``). An image
+is *contradicted* when every juror names the same class and that class is not its label.
 
 What this is not: a proof. Models that learnt the same shortcut err together (which is why the jury is chosen by its
 accuracy on the set itself, not in distribution), and :func:`expected` says how many images a jury of these errors
-would contradict if its members erred independently of one another.
+would contradict if its families erred independently of one another.
 
 Where it leaves Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels" (JAIR):
 they take one model's out-of-sample probabilities and a threshold per class, and estimate the joint distribution of
@@ -25,13 +26,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradlens.shift import intervals
+from gradlens.shift.lines import family_of
 from gradlens.shift.panel import Panel
 
 GOOD = 0.8
 """Accuracy on the set that makes a model a juror."""
 
 JURY = 3
-"""Jurors that are needed."""
+"""Families of jurors that are needed."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def jury(panel: Panel, good: float = GOOD) -> np.ndarray:
     return np.flatnonzero(accuracy >= good)
 
 
+def families(panel: Panel, jurors: np.ndarray) -> list[str]:
+    """The families that the jurors are of, each once, in their order; see :func:`gradlens.shift.lines.family_of`."""
+    return list(dict.fromkeys(family_of(panel.models[j]) for j in jurors))
+
+
 def votes(panel: Panel, jurors: np.ndarray) -> np.ndarray:
     """(n,) the class that every juror names where it is not the label; -1 elsewhere, and where a juror is silent."""
     if not len(jurors):
@@ -116,13 +123,15 @@ def contradicted(panel: Panel, jurors: np.ndarray) -> list[Contradicted]:
 
 
 def expected(panel: Panel, jurors: np.ndarray) -> float:
-    """Images that the jury would contradict with one voice if, given the label, its members erred independently.
+    """Images that the jury would contradict with one voice if, given the label, its families erred independently.
 
-    The sum over labels y of n_y times the sum over classes c other than y of the product over jurors of the share of
-    images labelled y that the juror calls c. All labels are taken as right, so it is an upper bound of what
-    independent errors explain; errors that models share make more.
+    The sum over labels y of n_y times the sum over classes c other than y of the product over families of the share of
+    images labelled y that the family calls c: of its member that does so least, since the others may err on just the
+    same images. All labels are taken as right, so it is an upper bound of what independent errors explain; errors that
+    families share make more.
     """
     total = 0.0
+    family = np.array([family_of(panel.models[j]) for j in jurors])
     for y in np.unique(panel.labels).tolist():
         own = panel.labels == y
         shares = np.stack(
@@ -131,7 +140,7 @@ def expected(panel: Panel, jurors: np.ndarray) -> float:
                 for a in panel.answers[jurors]
             ]
         )
-        together = shares.prod(axis=0)
+        together = np.prod([shares[family == f].min(axis=0) for f in families(panel, jurors)], axis=0)
         total += int(own.sum()) * float(together.sum() - together[y])
     return total
 

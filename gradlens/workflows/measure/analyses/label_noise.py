@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from gradlens.errors import InputError
-from gradlens.shift.label_noise import GOOD, JURY, Bounds, Contradicted, bounds, contradicted, expected, jury
+from gradlens.shift.label_noise import GOOD, JURY, Bounds, Contradicted, bounds, contradicted, expected, families, jury
 from gradlens.workflows.measure.analyses.analysis import Answer, Outcome, Subject, analysis
 from gradlens.workflows.measure.analyses.explanations import number
 from gradlens.workflows.measure.analyses.failures import panels_of
@@ -34,8 +34,9 @@ def label_noise(subject: Subject) -> Outcome:
     without = []
     for name, own in panels.items():
         jurors = jury(own)
-        if len(jurors) < JURY:
-            without.append(f"{name} ({len(jurors)})")
+        kinds = len(families(own, jurors))
+        if kinds < JURY:
+            without.append(f"{name} ({kinds})")
             continue
         doubted = contradicted(own, jurors)
         chance = expected(own, jurors)
@@ -45,11 +46,14 @@ def label_noise(subject: Subject) -> Outcome:
         rows += [{**asdict(c), "path": place + c.id} for c in doubted]
         limits += limit
         told.append(
-            (len(doubted) / max(1, len(own)), _sentence(name, len(own), len(doubted), len(jurors), chance, limit))
+            (
+                len(doubted) / max(1, len(own)),
+                _sentence(name, len(own), len(doubted), len(jurors), kinds, chance, limit),
+            )
         )
     reason = (
-        f"fewer than {JURY} models with an accuracy of {100 * GOOD:g} % or more there, so a contradiction would say "
-        "more about the models than about the labels"
+        f"fewer than {JURY} families of models with an accuracy of {100 * GOOD:g} % or more there, so a contradiction "
+        "would say more about the models than about the labels"
     )
     if not told:
         return Outcome(not_done=f"no set has a jury: {', '.join(without)}: {reason}")
@@ -63,10 +67,9 @@ def label_noise(subject: Subject) -> Outcome:
     return Outcome(tables=tables, findings=findings, notes=notes, answers=[Answer(7, text, (FILE, BOUNDS))])
 
 
-def _sentence(name: str, n: int, doubted: int, jurors: int, chance: float, limit: Sequence[Bounds]) -> str:
-    text = (
-        f"{name}: {doubted} of {n} labels are contradicted with one voice by all {jurors} models above {100 * GOOD:g} %"
-    )
+def _sentence(name: str, n: int, doubted: int, jurors: int, kinds: int, chance: float, limit: Sequence[Bounds]) -> str:
+    who = f"all {jurors} models" + (f" of {kinds} families" if kinds < jurors else "")
+    text = f"{name}: {doubted} of {n} labels are contradicted with one voice by {who} above {100 * GOOD:g} %"
     rest = "; the others are wrong labels, or mistakes that the models share" if doubted > chance else ""
     text += f" (independent errors would give {number(chance, 1 if chance >= 0.05 else 2)}{rest})"
     if not doubted:
