@@ -49,8 +49,9 @@ def free_port() -> int:
 def running(command: list[str], url: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A server until the block ends; its end is that of Ctrl-C."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs start without it
+    )  # fmt: skip
     try:
         for _ in range(1500):
             try:
