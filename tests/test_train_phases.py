@@ -166,20 +166,6 @@ def test_optimisers_and_the_rates_of_head_and_backbone() -> None:
         optimise.optimiser_of(module, settings, Phase(epochs=1, train=("2",), backbone_lr=0.1), frozen)
 
 
-def test_biases_have_their_own_rate_and_weights_are_shown_first() -> None:
-    module = staged()
-    settings = Optimiser(name="sgd", lr=0.2, weight_decay=0.01, bias_lr=64)
-    chosen = freezing.choose(module, 8, ["all"])
-    made = optimise.optimiser_of(module, settings, Phase(epochs=1, backbone_lr=0.1), chosen)
-    named = {id(p): n for n, p in module.named_parameters()}
-    rates = {named[id(p)]: g["lr"] for g in made.param_groups for p in g["params"]}
-    assert rates == {
-        n: pytest.approx(0.2 * (1 if n.startswith("6.") else 0.1) * (64 if n.endswith("bias") else 1)) for n in rates
-    }
-    assert len(rates) == len(named)
-    assert optimise.Rates(made, Schedule(name="constant", warmup=0), 2, 1).lr == 0.2
-
-
 def some_sgd(*rates: float) -> torch.optim.SGD:
     return torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": r} for r in rates], lr=1.0)
 

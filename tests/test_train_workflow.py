@@ -21,7 +21,6 @@ from gradlens.runtime import Runtime
 from gradlens.train import recipes
 from gradlens.workflows.train import prepare, score, train
 from gradlens.zoo import checkpoints
-from gradlens.zoo.whitened_cnn import WhitenedConv
 
 QUIET = Runtime(device="cpu", quiet=True)
 CLASSES = ("disc", "stripes", "wedge")
@@ -78,35 +77,6 @@ def trained(place: Path) -> Path:
     result = train(recipes.load(place / "shapes.toml", "small"), folder, QUIET, work=place / "work")
     assert result.trained
     return folder
-
-
-def test_a_whitening_stem_is_computed_on_the_training_images_and_brought_along_by_loaded_weights(
-    place: Path, tmp_path: Path
-) -> None:
-    import torch
-
-    from gradlens.data.preprocess import to_tensor
-
-    settings = {
-        "builder": "gradlens:whitened_cnn",
-        "arguments": {"widths": [8, 8], "depths": [2, 1], "pools": ["early", "late"], "squeeze": True},
-        "epochs": 1,
-    }
-    recipe = recipes.load(place / "shapes.toml", "small").model_copy(update=settings)
-    result = train(recipe, tmp_path / "zoo" / "shapes" / "white", QUIET, work=tmp_path / "work")
-    model = checkpoints.load_folder(result.folder, "shapes/white")
-    training, _ = split(open_source(str(place / "train")), 0.2, 0)
-    seen = torch.stack([to_tensor(model.preprocess, training.read(i)) for i in range(len(training))])
-    expected = WhitenedConv()
-    expected.whiten(seen)
-    filters = model.module.get_buffer("stem.0.filters")
-    torch.testing.assert_close(filters, expected.filters, atol=0, rtol=1e-3)  # kept in half precision
-    again = recipe.model_copy(
-        update={"pretrained": str(result.folder), "data": recipe.data.model_copy(update={"train": str(place / "dim")})}
-    )
-    again = again.model_copy(update={"batch_size": 8})
-    moved = train(again, tmp_path / "zoo" / "shapes" / "moved", QUIET, work=tmp_path / "moved")
-    assert torch.equal(checkpoints.load_folder(moved.folder, "m").module.get_buffer("stem.0.filters"), filters)
 
 
 def run(*arguments: str) -> Result:

@@ -12,7 +12,6 @@ from torch import nn
 from gradlens.errors import ModelError, NotFoundError
 from gradlens.zoo.architectures import ARCHITECTURES
 from gradlens.zoo.build import build, build_seeded, split_builder
-from gradlens.zoo.whitened_cnn import EPSILON, WhitenedConv
 
 VEHICLES = [
     "custom_cnn", "resnet", "wide_resnet", "densenet", "convnext", "swin", "vit", "mobilenet", "efficientnet",
@@ -218,45 +217,3 @@ def test_vit_with_convolutional_stem() -> None:
     assert module(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     assert {type(b).__module__ for b in module.blocks} == {"timm.models.vision_transformer"}
     assert made("cifar10/vit").patch_embed.num_patches == 64
-
-
-def test_whitened_filters_answer_without_correlation_and_with_unit_variance() -> None:
-    """Jordan 2024: principal components of 2×2 patches over the root of their variance, and their negatives."""
-    generator = torch.Generator().manual_seed(0)
-    smooth = nn.functional.avg_pool2d(torch.randn(200, 3, 18, 18, generator=generator), 3, 1)  # neighbours are alike
-    conv = WhitenedConv()
-    basis = conv.filters[:12].flatten(1)
-    torch.testing.assert_close(basis @ basis.T, torch.eye(12), atol=1e-5, rtol=0)  # before
-    conv.whiten(smooth)
-    answers = conv(smooth).transpose(0, 1).flatten(1).double()
-    torch.testing.assert_close(answers[:12], -answers[12:])
-    variances = torch.linalg.eigvalsh(torch.cov(nn.functional.unfold(smooth, 2).transpose(0, 1).flatten(1).double()))
-    expected = torch.diag((variances / (variances + EPSILON)).flip(0))
-    torch.testing.assert_close(answers[:12] @ answers[:12].T / answers.shape[1], expected, atol=0.01, rtol=0)
-    assert [n for n, _ in conv.named_parameters()] == ["bias"]
-
-
-def test_whitened_filters_are_not_rounded_where_passes_are() -> None:
-    images = torch.rand(20, 3, 12, 12)
-    conv = WhitenedConv()
-    conv.whiten(images)
-    expected = nn.functional.conv2d(images.double(), conv.filters.double())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(conv(images).double(), expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(conv.double()(images), expected)  # the module's own precision holds
-    assert conv.to("meta")(images.to("meta")).shape == expected.shape  # as FLOPs are counted
-
-
-def test_a_whitened_cnn_starts_as_copies_of_its_stem_and_learns_no_scales() -> None:
-    module = build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3, 1], "pools": ["late", "none"]}, 5)
-    x = torch.randn(4, 3, 32, 32)
-    assert [tuple(s(torch.randn(4, i, 31, 31)).shape[1:]) for s, i in zip(module.stages, (24, 32), strict=True)] == [
-        (32, 15, 15), (40, 31, 31),
-    ]  # fmt: skip
-    stem = module.stem(x)
-    torch.testing.assert_close(module.stages[0].first[0](stem)[:, :24], stem)
-    assert not [n for n, p in module.named_parameters() if p.ndim == 1 and not n.endswith("bias")]
-    logits = module.eval()(x)
-    torch.testing.assert_close(logits, module.fc(module.pool(module.stages(stem)).flatten(1)) / 9)
-    with pytest.raises(ModelError, match="expected a depth of at least 1 and a pool"):
-        build("gradlens:whitened_cnn", {"widths": [32, 40], "depths": [3]}, 5)

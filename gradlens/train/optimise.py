@@ -40,21 +40,16 @@ def optimiser_of(module: nn.Module, settings: Optimiser, phase: Phase, chosen: C
         )  # fmt: skip
     lr = phase.lr or settings.lr
     head = set(chosen.head) if phase.backbone_lr != 1 else set()
-    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by rate, factor, decay
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         rate = lr if name in head or not head else lr * phase.backbone_lr
-        last = name.rsplit(".", 1)[-1]
-        factor = settings.bias_lr if last == "bias" else 1.0
-        plain = parameter.ndim <= 1 or last in _NO_MATRICES
-        groups.setdefault((rate, factor, 0.0 if plain else settings.weight_decay), []).append(parameter)
-    # the weights of the head come first: the rate that is shown is the one that the phase names
-    order = sorted(groups, key=lambda key: (key[0], key[1] == 1, key[2]), reverse=True)
-    options = [
-        {"params": groups[rate, factor, decay], "lr": rate * factor, "weight_decay": decay}
-        for rate, factor, decay in order
-    ]
+        plain = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _NO_MATRICES
+        groups.setdefault((rate, 0.0 if plain else settings.weight_decay), []).append(parameter)
+    # the head's group comes first: the rate that is shown is the one that the phase names
+    order = sorted(groups, reverse=True)
+    options = [{"params": groups[key], "lr": key[0], "weight_decay": key[1]} for key in order]
     match settings.name:
         case "sgd":
             return torch.optim.SGD(options, lr=lr, momentum=settings.momentum, nesterov=settings.momentum > 0)

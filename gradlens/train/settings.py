@@ -123,7 +123,6 @@ class Optimiser(_Strict):
         lr: the highest learning rate that the schedule reaches.
         weight_decay: of weight matrices and kernels; biases, norms and position embeddings have none. Adam adds it to
             the gradient, AdamW shrinks the weights by it.
-        bias_lr: learning rate of biases and of norms' shifts, as a factor of that of the weights beside them.
         momentum: of SGD; Adam and AdamW have betas (0.9, 0.999).
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
     """
@@ -131,7 +130,6 @@ class Optimiser(_Strict):
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    bias_lr: Positive = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
 

@@ -136,7 +136,6 @@ def _train(
         prepared = prepare(recipe, runtime, shared)
         begun = begin(recipe, prepared.classes, found, runtime)
         recipe = begun.normalised(recipe, prepared.recipe)
-        begun.whiten(prepared.images, recipe)
         if run is not None:
             draw_distribution(prepared.spread, work / "class_distribution")
         runtime.say(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,7 @@ from torch import nn
 from gradlens.records import Preprocess
 from gradlens.runtime import Runtime, seed_everything
 from gradlens.train import freezing
-from gradlens.train.augment import Augmenter, draw
-from gradlens.train.images import Images
-from gradlens.train.settings import Augment, Phase, Recipe
+from gradlens.train.settings import Phase, Recipe
 from gradlens.zoo import heads, pretrained
 from gradlens.zoo.build import build
 from gradlens.zoo.cards import Learnt, Start
@@ -21,9 +18,6 @@ from gradlens.zoo.checkpoints import check_acts
 from gradlens.zoo.downloads import network
 from gradlens.zoo.foreign import server_of
 from gradlens.zoo.importing import size_argument
-from gradlens.zoo.whitened_cnn import WhitenedCNN
-
-WHITENED_ON = 5000  # images: millions of patches
 
 
 @dataclass(frozen=True)
@@ -81,23 +75,6 @@ class Begun:
             return computed
         theirs = self.loaded.preprocess
         return recipe.model_copy(update={"mean": theirs.mean, "std": theirs.std})
-
-    def whiten(self, images: Images, recipe: Recipe) -> None:
-        """Compute the filters that a network takes from the training images instead of learning them, if it has any.
-
-        Weights that were loaded bring theirs along.
-
-        Args:
-            images: of training; up to 5,000, evenly spread, are looked at.
-            recipe: as :meth:`normalised` leaves it.
-        """
-        if not isinstance(self.module, WhitenedCNN) or self.loaded is not None:
-            return
-        assert recipe.mean is not None
-        assert recipe.std is not None
-        some = images.pixels[:: math.ceil(len(images) / WHITENED_ON)]
-        seen = Augmenter(Augment(), recipe.input_size, recipe.mean, recipe.std)  # resizes and normalises
-        self.module.whiten(seen(some, draw(len(some), seed=0, epoch=0)))
 
 
 def preprocess_of(recipe: Recipe) -> Preprocess:

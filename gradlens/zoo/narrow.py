@@ -1,7 +1,7 @@
-"""Builders of gradlens' own: two custom CNNs, fastai's XResNeXt-34, and what timm's and torchvision's entry points
+"""Builders of gradlens' own: the custom CNN, fastai's XResNeXt-34, and what timm's and torchvision's entry points
 have no argument for.
 
-Everything but the first three is the library's own class, handed narrower numbers. Replaced are the stems of networks
+Everything but the first two is the library's own class, handed narrower numbers. Replaced are the stems of networks
 for 32-pixel images, Xception's fixed stem, and heads whose input width changes (VGG's pair of 4096-wide linear layers
 would hold nine tenths of the weights).
 """
@@ -19,7 +19,6 @@ from torch import nn
 from gradlens.errors import ModelError
 from gradlens.registry import Registry
 from gradlens.zoo.custom_cnn import ConvBlock, CustomCNN
-from gradlens.zoo.whitened_cnn import WhitenedCNN
 
 BUILDERS: Registry[Callable[..., nn.Module]] = Registry("builder of gradlens")
 
@@ -28,12 +27,6 @@ BUILDERS: Registry[Callable[..., nn.Module]] = Registry("builder of gradlens")
 def custom_cnn(num_classes: int, **arguments: Any) -> nn.Module:
     """:class:`~gradlens.zoo.custom_cnn.CustomCNN`."""
     return CustomCNN(num_classes, **arguments)
-
-
-@BUILDERS.register("whitened_cnn")
-def whitened_cnn(num_classes: int, **arguments: Any) -> nn.Module:
-    """:class:`~gradlens.zoo.whitened_cnn.WhitenedCNN`."""
-    return WhitenedCNN(num_classes, **arguments)
 
 
 @BUILDERS.register("xresnext34")
