@@ -131,9 +131,8 @@ def test_expected_is_what_independent_errors_give() -> None:
 
 def test_seeds_of_one_architecture_count_as_one_voice() -> None:
     said = models(3000, [0.82, 0.82, 0.82])
-    alike = panel(
-        [replace(said[0], model=name) for name in ("m0", "m0-s1", "m0-s2")] + said[1:]
-    )  # err on the same images
+    seeds = [replace(said[0], model=name) for name in ("m0", "m0-s1", "m0-s2")]  # err on the same images
+    alike = panel([*seeds, *said[1:]])
     jurors = label_noise.jury(alike)
     assert len(jurors) == 5
     assert label_noise.families(alike, jurors) == ["m0", "m1", "m2"]
