@@ -103,6 +103,19 @@ def test_equals_captum_on_every_depth_of_the_zoo(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(size, 1e-12), rtol=1e-4, err_msg=point.name)
 
 
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_maps_of_a_mirrored_network_are_mirrored_with_the_image(method: str) -> None:
+    model = seeded("gradlens:custom_cnn", widths=[8, 16, 24, 32], residuals=[1, 0, 1], mirrored=True).eval()
+    x = images(2, 32)
+    here, there = (explain(model, i, layers="all", method=method).stacks(name="m") for i in (x, x.flip(-1)))
+    assert {"stem", "stages.0", "stages.1", "stages.2"} <= {p.name.removesuffix(".2") for p in here[0].depths}
+    for one, other in zip(here, there, strict=True):
+        assert one.target == other.target
+        for point, mine, theirs in zip(one.depths, one.maps, other.maps, strict=True):
+            size = max(float(np.abs(mine).max()), 1e-12)
+            np.testing.assert_allclose(theirs[:, ::-1] / size, mine / size, atol=1e-4, err_msg=point.name)
+
+
 def bare_gradcam(model: nn.Module, module: nn.Module, x: torch.Tensor, target: int, call: int = 1) -> torch.Tensor:
     """The truth in a few lines: hook, clone what goes onward, one backward."""
     kept: list[torch.Tensor] = []

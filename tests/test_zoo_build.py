@@ -110,6 +110,33 @@ def test_custom_cnn_takes_any_size(size: int) -> None:
         build("gradlens:custom_cnn", {"widths": [8, 16], "residuals": [1, 0, 1]}, 5)
 
 
+MIRRORED = {"widths": [8, 16, 24, 32], "residuals": [1, 0, 1], "mirrored": True}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_mirrored_network_sees_an_image_and_its_mirror_image_alike(
+    training: bool, layout: torch.memory_format
+) -> None:
+    module = build_seeded("gradlens:custom_cnn", MIRRORED, 5).train(training).to(memory_format=layout)
+    images = torch.randn(4, 3, 32, 32)
+    logits = module(images.contiguous(memory_format=layout))
+    torch.testing.assert_close(module(images.flip(-1)), logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(module(images.flip(-2)), logits, atol=1e-3)  # upside down is another matter
+    features = module.stages(module.stem(images))
+    mirrored = module.stages(module.stem(images.flip(-1))).flip(-1)
+    torch.testing.assert_close(torch.cat(mirrored.chunk(2, 1)[::-1], 1), features, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mirrored_network_has_half_the_weights_in_its_convolutions() -> None:
+    plain, mirrored = (build("gradlens:custom_cnn", MIRRORED | {"mirrored": m}, 5) for m in (False, True))
+    kernels = [sum(p.numel() for p in m.parameters() if p.ndim == 4) for m in (plain, mirrored)]
+    assert kernels[0] == 2 * kernels[1]
+    assert mirrored.fc.in_features == mirrored.num_features == 16
+    with pytest.raises(ModelError, match="must be even, got 3 and 9"):
+        build("gradlens:custom_cnn", MIRRORED | {"widths": [9, 16, 24, 32]}, 5)
+
+
 def test_cifar_custom_cnn_stays_below_the_published_one() -> None:
     assert sum(p.numel() for p in made("cifar10/custom_cnn", 10).parameters()) <= 2_462_282
 

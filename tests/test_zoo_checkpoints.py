@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -91,6 +92,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert card.parameters == sum(p.numel() for p in module.parameters())
     assert card.size == (tmp_path / "m" / "net" / "model.safetensors").stat().st_size
     assert {"torch", "timm", "gradlens", "python"} <= set(card.versions)
+
+
+def test_whoever_may_read_new_files_may_read_a_checkpoint(tmp_path: Path) -> None:
+    module, card = build_seeded("timm:resnet18", ARGUMENTS, 4), card_of("timm:resnet18", ARGUMENTS)
+    before = os.umask(0o027)
+    try:
+        checkpoints.save(tmp_path / "net", module, card)
+    finally:
+        os.umask(before)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in (tmp_path / "net").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "config.json", "model.safetensors"), "0o640")
 
 
 def test_half_precision_is_used_only_where_it_holds(tmp_path: Path) -> None:

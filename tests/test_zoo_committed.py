@@ -56,11 +56,11 @@ def test_the_collections() -> None:
 
 
 def test_the_custom_cnn_passes_the_published_one() -> None:
-    """48.40 % with 2,462,282 parameters in 15 epochs; ours must pass 85 % within the same."""
+    """48.40 % with 2,462,282 parameters in 15 epochs; ours must reach 90 % within the same."""
     card = checkpoints.read_card(ZOO / "cifar10" / "custom_cnn")
     score = card.score("cifar10-test")
     assert score is not None
-    assert score.low > 0.85
+    assert score.value >= 0.90
     assert score.n == 10_000
     assert card.parameters <= 2_462_282
     assert card.training is not None

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from gradlens import report
 from gradlens.data.decode import DECODE_POLICY
 from gradlens.data.image_set import ImageSet
@@ -36,6 +34,7 @@ from gradlens.workflows.train_figures import draw_batch, draw_distribution, spre
 from gradlens.workflows.train_start import begin, preprocess_of, sized
 from gradlens.zoo import checkpoints, pretrained
 from gradlens.zoo.cards import Card, Preprocessing, Score, Training
+from gradlens.zoo.weights import write_tensors
 
 LAST = "last.safetensors"  # in the work folder: the last epoch's weights, where another's became the checkpoint
 OF_TRAININGS = ("state.pt", "metrics.jsonl", "class_distribution.png")  # one of them is in a work folder soon
@@ -173,7 +172,7 @@ def _train(
     checkpoints.save(folder, begun.module, card)
     if trained.epoch != len(trained.history):
         with whole_file(work / LAST) as path:
-            save_file({k: t.contiguous() for k, t in trained.last.items()}, path, metadata={"format": "pt"})
+            write_tensors(trained.last, path)
     scored = score(folder, recipe, runtime)
     draw_curves(name, scored.card, work / "learning_curves")
     result = replace(scored, trained=True, skipped=(*prepared.skipped, *scored.skipped))

@@ -71,8 +71,15 @@ _add("mnasnet", "timm:mnasnet_small", fast="fp32 channels_last")
 _add("xception", "gradlens:xception", channels=[32, 64, 128], middle=2)
 _add("vgg", "gradlens:vgg", channels=[16, 32, 64, 128, 128])
 
-# For 32 pixels. The densest in weights is the ViT; none is above 3 million parameters.
-_add("cifar10/custom_cnn", "gradlens:custom_cnn", size=32, widths=[64, 128, 192, 208], residuals=[1, 1, 1])
+# For 32 pixels; none is above 3 million parameters.
+_add(
+    "cifar10/custom_cnn",
+    "gradlens:custom_cnn",
+    size=32,
+    widths=[64, 160, 256, 328],
+    residuals=[1, 1, 1],
+    mirrored=True,
+)
 _add(
     "cifar10/resnet",
     "gradlens:small_images",

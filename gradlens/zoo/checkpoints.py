@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from gradlens.errors import CheckpointError, ModelError, NotFoundError
@@ -28,7 +27,7 @@ from gradlens.zoo.cards import Card, config_of, parse_card, readme_of
 from gradlens.zoo.heads import attach
 from gradlens.zoo.outputs import logits_of
 from gradlens.zoo.profile import profile
-from gradlens.zoo.weights import fitted, load_state, read_state_dict, read_tensors, sha256_of
+from gradlens.zoo.weights import fitted, load_state, read_state_dict, read_tensors, sha256_of, write_tensors
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 PICKLED = "pytorch_model.bin"  # what timm writes when it is not asked for safetensors
@@ -154,7 +153,7 @@ def save(folder: Path, module: nn.Module, card: Card, *, name: str = "", half: b
     finally:
         module.train(was_training)
     with whole_file(folder / WEIGHTS) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
+        write_tensors(tensors, path)
         size, digest = path.stat().st_size, sha256_of(path)
     cost = profile(module, card.preprocess.input_size)
     head = card.head

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from gradlens.errors import CheckpointError
@@ -192,6 +192,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"there is no weight file {path}") from None
     except (SafetensorError, ValueError, RuntimeError, MemoryError, OSError) as err:
         raise CheckpointError(f"{path} is not a whole safetensors file: {str(err).partition(chr(10))[0]}") from err
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that others may read as the umask has it; the library's ``save_file`` shuts all but the
+    owner out.
+
+    Raises:
+        OSError: as any writing does.
+    """
+    path.write_bytes(save({name: t.contiguous() for name, t in tensors.items()}, metadata={"format": "pt"}))
 
 
 def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:

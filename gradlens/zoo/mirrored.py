@@ -1,0 +1,59 @@
+"""Layers that see an image and its mirror image alike: equivariance under left-right reflection.
+
+Group convolutions of Cohen & Welling 2016 ("Group equivariant convolutional networks") for the smallest group there is,
+the two reflections {identity, left-right mirror}; on CIFAR-10 Weiler & Cesa 2019 ("General E(2)-equivariant steerable
+CNNs", D1) found them to err less than plain networks with as many weights. Channels come in two halves: those of the
+second half show in the mirrored image what those of the first show in the image, mirrored. Each layer keeps that true,
+so averaging over both halves at the end makes scores that do not change when the image is mirrored, and class
+activation maps that are mirrored with it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class MirrorConv2d(nn.Module):
+    """A convolution without bias whose second half of outputs is the first's mirror image: half the weights.
+
+    Args:
+        in_channels: of the input; in two halves, unless ``lifts``.
+        out_channels: in two halves.
+        kernel_size: side of the kernel, odd.
+        stride: 1 or more; other than 1 is equivariant only where (side - 1) divides by it.
+        lifts: the input is an image, whose channels have no halves.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, lifts: bool = False
+    ) -> None:
+        super().__init__()
+        if out_channels % 2 or (in_channels % 2 and not lifts):
+            raise ValueError(f"channels in two halves must be even, got {in_channels} and {out_channels}")
+        self.weight = nn.Parameter(torch.empty(out_channels // 2, in_channels, kernel_size, kernel_size))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as torch.nn.Conv2d
+        self.stride, self.padding, self.lifts = stride, kernel_size // 2, lifts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+        swapped = self.weight if self.lifts else torch.cat(self.weight.chunk(2, 1)[::-1], 1)
+        return F.conv2d(x, torch.cat([self.weight, swapped.flip(-1)]), stride=self.stride, padding=self.padding)
+
+
+class MirrorBatchNorm2d(nn.Module):
+    """Batch norm with one mean, variance, scale and shift for a channel and its mirror image: (N, C, H, W) -> the same.
+
+    Args:
+        channels: C, in two halves.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The halves are laid side by side along the width: with channels last, that moves nothing in memory."""
+        beside = x.movedim(1, -1).unflatten(-1, (2, -1)).flatten(2, 3).movedim(-1, 1)  # (N, C/2, H, 2W)
+        return self.norm(beside).movedim(1, -1).unflatten(2, (-1, 2)).flatten(3).movedim(-1, 1)
