@@ -11,17 +11,19 @@ from gradlens.zoo.mirrored import MirrorBatchNorm2d, MirrorConv2d
 
 
 class ConvBlock(nn.Sequential):
-    """3×3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H/stride, W/stride)."""
+    """3×3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H/stride, W/stride).
+
+    ``mirrored`` and ``lifts``: see :mod:`gradlens.zoo.mirrored`.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, mirrored: bool = False, lifts: bool = False
     ) -> None:
-        conv: nn.Module
-        if mirrored:
-            conv, norm = MirrorConv2d(in_channels, out_channels, 3, stride, lifts), MirrorBatchNorm2d(out_channels)
-        else:
-            conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-            norm = nn.BatchNorm2d(out_channels)
+        conv, norm = (
+            (MirrorConv2d(in_channels, out_channels, 3, stride, lifts), MirrorBatchNorm2d(out_channels))
+            if mirrored
+            else (nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False), nn.BatchNorm2d(out_channels))
+        )
         super().__init__(conv, norm, nn.ReLU())
 
 

@@ -1,11 +1,11 @@
 """Layers that see an image and its mirror image alike: equivariance under left-right reflection.
 
-Group convolutions of Cohen & Welling 2016 ("Group equivariant convolutional networks") for the smallest group there is,
-the two reflections {identity, left-right mirror}; on CIFAR-10 Weiler & Cesa 2019 ("General E(2)-equivariant steerable
-CNNs", D1) found them to err less than plain networks with as many weights. Channels come in two halves: those of the
-second half show in the mirrored image what those of the first show in the image, mirrored. Each layer keeps that true,
-so averaging over both halves at the end makes scores that do not change when the image is mirrored, and class
-activation maps that are mirrored with it.
+Group convolutions of Cohen & Welling 2016 ("Group equivariant convolutional networks") for the group of two elements,
+{identity, left-right mirror}; on natural images Weiler & Cesa 2019 ("General E(2)-equivariant steerable CNNs", D1)
+found such networks to err less than plain ones with as many weights. Channels come in two halves: those of the second
+show in the mirrored image what those of the first show in the image, mirrored. Each layer keeps that true, so averaging
+over both halves at the end makes scores that do not change when the image is mirrored, and class activation maps that
+are mirrored with it.
 """
 
 from __future__ import annotations
