@@ -94,6 +94,8 @@ def test_published_budgets_are_kept() -> None:
         ({"cache_size": 8}, "cache_size must be at least input_size"),
         ({"mean": [0.5, 0.5, 0.5]}, "both mean and std"),
         ({"data.select": "x"}, "data: give either select"),
+        ({"optimiser.sam_rho": -0.1}, "optimiser.sam_rho: .*greater than or equal to 0, got -0.1"),
+        ({"optimiser.sam_start": 0.5}, "optimiser: sam_start says when sam_rho sets in"),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], said: str) -> None:
@@ -299,8 +301,9 @@ def test_the_learning_rate_rises_to_its_peak_and_falls(schedule: str, tmp_path: 
         {},
         {"ema": 0.9, "schedule": {"name": "cosine"}, "optimiser": {"lr": 0.02, "clip_norm": 1.0}},
         {"precision": "bf16", "channels_last": True, "optimiser": {"name": "sgd", "lr": 0.1}, "keep": "last"},
+        {"optimiser": {"lr": 0.02, "sam_rho": 0.1, "sam_start": 0.3}},
     ],
-    ids=["adamw", "ema", "sgd-bf16"],
+    ids=["adamw", "ema", "sgd-bf16", "sam"],
 )
 def test_a_cut_run_ends_with_the_same_weights(changes: dict[str, Any], tmp_path: Path) -> None:
     class Cut(Exception):
@@ -332,6 +335,55 @@ def test_the_shortest_of_runs(schedule: str, count: int, tmp_path: Path) -> None
     settings = recipe(epochs=1, schedule={"name": schedule})
     trained = loop.train(tiny(), settings, images(count), images(16, seed=9), tmp_path, QUIET)
     assert 0 < trained.history[0].lr <= settings.optimiser.lr * (1 + 1e-9)
+
+
+def test_a_sharpness_aware_step_descends_by_the_gradient_uphill(tmp_path: Path) -> None:
+    rho, lr = 0.3, 0.05
+    settings = recipe(
+        epochs=1, augment={}, label_smoothing=0.0, schedule={"name": "constant", "warmup": 0},
+        optimiser={"name": "sgd", "lr": lr, "momentum": 0.0, "weight_decay": 0.0, "sam_rho": rho},
+    )  # fmt: skip
+    data = images(16)
+    stepped, by_hand = (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)) for _ in range(2))
+    by_hand.load_state_dict(stepped.state_dict())
+    loop.train(stepped, settings, data, images(16, seed=9), tmp_path, QUIET)
+
+    x, weights = (data.pixels / 255 - 0.5) / 0.25, list(by_hand.parameters())
+    start = [w.detach().clone() for w in weights]
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(by_hand(x), data.labels), weights)
+    length = torch.cat([g.flatten() for g in gradients]).norm()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.data += rho * gradient / length
+    uphill = torch.autograd.grad(nn.functional.cross_entropy(by_hand(x), data.labels), weights)
+    for weight, before, gradient in zip(weights, start, uphill, strict=True):
+        weight.data = before - lr * gradient
+    for got, expected in zip(stepped.parameters(), weights, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    plain = [before - lr * gradient for before, gradient in zip(start, gradients, strict=True)]
+    assert not torch.allclose(next(stepped.parameters()), plain[0], atol=1e-4)  # the two can be told apart here
+
+
+def test_uphill_leaves_weights_and_statistics_as_they_were() -> None:
+    module = tiny()
+    x = torch.randn(8, 3, 8, 8)
+    module(x).sum().backward()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with optimise.uphill(module, 0.5):
+        moved = torch.cat([(p - before[name]).flatten() for name, p in module.named_parameters()])
+        assert float(moved.detach().norm()) == pytest.approx(0.5, rel=1e-4)
+        module(x).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module(x)
+    assert not torch.equal(module[1].running_mean, before["1.running_mean"])  # it goes on counting afterwards
+
+
+def test_sharpness_aware_steps_set_in_where_the_recipe_says(tmp_path: Path) -> None:
+    passes: list[int] = []
+    module = tiny()
+    module.register_forward_pre_hook(lambda m, _: passes.append(1) if m.training else None)
+    settings = recipe(epochs=4, optimiser={"lr": 0.02, "sam_rho": 0.1, "sam_start": 0.75})
+    loop.train(module, settings, images(64), images(16, seed=9), tmp_path, QUIET)
+    assert len(passes) == 3 * 4 + 1 * 4 * 2  # epochs of four steps, the last of four at twice the price
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

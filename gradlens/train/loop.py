@@ -30,7 +30,7 @@ from gradlens.train.augment import Augmenter, derive_seed, draw, order
 from gradlens.train.balance import class_weights
 from gradlens.train.images import Images
 from gradlens.train.mix import Mixer, batch_seed
-from gradlens.train.optimise import Rates, move_average, optimiser_of, reason_to_stop
+from gradlens.train.optimise import Rates, move_average, optimiser_of, reason_to_stop, uphill
 from gradlens.train.parallel import in_parallel, synchronised, weight_of_share
 from gradlens.train.policies import batches
 from gradlens.train.settings import Phase, Recipe
@@ -178,6 +178,18 @@ def train(
         if len(history) < recipe.epochs:
             runtime.say(f"{recipe.model}: continues after epoch {len(history)} of {recipe.epochs}")
 
+    def backward(
+        network: nn.Module, x: torch.Tensor, target: torch.Tensor, batch: torch.Tensor, scaler: torch.amp.GradScaler
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and logits of this process's share of a batch; the gradients are added to those that are there."""
+        with passes.autocast():
+            logits = logits_of(network(x.contiguous(memory_format=layout)))
+            loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
+            loss = loss * weight_of_share(target, images.labels[batch], weight, processes.world)
+        scaler.scale(loss).backward()
+        return loss, logits
+
+    sam = recipe.optimiser
     stopped, last = "", 0
     with plain_attention(module, device), synchronised(module, device, runtime):
         for number, (phase, chosen) in enumerate(zip(phases, plan, strict=True), start=1):
@@ -226,12 +238,13 @@ def train(
                     if mix.mixes:
                         x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
                         x, y, target = processes.share(x), processes.share(y), processes.share(target)
-                    with passes.autocast():
-                        logits = logits_of(network(x.contiguous(memory_format=layout)))
-                        loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
-                        loss = loss * weight_of_share(target, images.labels[planned[step]], weight, processes.world)
+                    taken = (epoch - 1) * steps + step  # before this one
                     optimiser.zero_grad(set_to_none=True)
-                    scaler.scale(loss).backward()
+                    loss, logits = backward(network, x, target, planned[step], scaler)
+                    if sam.sam_rho and taken >= sam.sam_start * recipe.epochs * steps:
+                        with uphill(module, sam.sam_rho):
+                            optimiser.zero_grad(set_to_none=True)
+                            backward(network, x, target, planned[step], scaler)
                     if recipe.optimiser.clip_norm:
                         scaler.unscale_(optimiser)
                         nn.utils.clip_grad_norm_(module.parameters(), recipe.optimiser.clip_norm)
@@ -241,7 +254,7 @@ def train(
                     if scaler.get_scale() >= scale:  # else the gradients overflowed, and no step was taken
                         rates.step()
                     if recipe.ema:
-                        move_average(average, module, recipe.ema, (epoch - 1) * steps + step)
+                        move_average(average, module, recipe.ema, taken)
                     batch_loss, hits = float(loss.detach()), int((logits.detach().argmax(1) == y).sum())
                     total_loss += batch_loss * len(planned[step])
                     right += hits
@@ -260,8 +273,7 @@ def train(
                             f"{left / 60:.1f} min left in all"
                         )
                     if on_step is not None:
-                        done_steps = (epoch - 1) * steps + step + 1
-                        told = {"step": done_steps, "epoch": epoch, "phase": number, "loss": batch_loss}
+                        told = {"step": taken + 1, "epoch": epoch, "phase": number, "loss": batch_loss}
                         on_step(told | {"accuracy": hits / len(y), "lr": lr})
                 sums = processes.all([total_loss, float(right)])
                 total_loss = sum(of_process[0] for of_process in sums) / processes.world

@@ -1,4 +1,4 @@
-"""What moves the weights: optimisers, learning-rate schedules, the moving average, early stopping.
+"""What moves the weights: optimisers, sharpness-aware steps, learning-rate schedules, moving average, early stopping.
 
 Each is made anew for every phase of a run. Each rate is reached in the same way after an interruption: schedules are
 closed formulas of the step, except ``plateau``, whose state is kept.
@@ -6,12 +6,14 @@ closed formulas of the step, except ``plateau``, whose state is kept.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import lr_scheduler
 
 from gradlens.errors import TrainingError
@@ -142,6 +144,37 @@ def factor_of(schedule: Schedule, steps: int, epochs: int) -> Callable[[int], fl
         return 1.0
 
     return factor
+
+
+@contextlib.contextmanager
+def uphill(module: nn.Module, rho: float) -> Iterator[None]:
+    """Move what learns a step of length ``rho`` along its gradient, for the length of a ``with`` block.
+
+    The first half of a step of sharpness-aware minimisation (Foret et al. 2021, "Sharpness-aware minimization for
+    efficiently improving generalization", algorithm 1); the gradient taken inside is the one to descend. Afterwards the
+    weights are what they were, to the bit. Batch norms leave their running statistics alone meanwhile: they are of the
+    weights that stay.
+
+    Args:
+        module: with the gradients of a batch; their scale does not matter.
+        rho: length of the step, in the L2 norm over all gradients together.
+    """
+    moved = [p for p in module.parameters() if p.grad is not None]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    with torch.no_grad():
+        before = [p.clone() for p in moved]
+        gradients = [p.grad for p in moved if p.grad is not None]
+        length = nn.utils.get_total_norm(gradients)
+        torch._foreach_add_(moved, torch._foreach_mul(gradients, float(rho / (length + 1e-12))))
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        with torch.no_grad():
+            torch._foreach_copy_(moved, before)
 
 
 @torch.no_grad()
