@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -154,6 +155,23 @@ def test_models_chosen_at_first_are_prepared(monkeypatch: pytest.MonkeyPatch) ->
     with service.preparing():  # the pool is closed: nothing is begun
         pass
     assert asked == chosen
+
+
+def test_ctrl_c_while_the_preparing_thread_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    service = Service(Settings(models=MODELS), CPU)
+    closed = threading.Event()
+    close = service.pool.close
+    monkeypatch.setattr(service.pool, "close", lambda: (close(), closed.set()))
+    monkeypatch.setattr(service, "_prepare", lambda: closed.wait(5) and time.sleep(0.2))
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt), service.preparing():
+        pytest.fail("the interrupt was swallowed")
+    assert [t for t in threading.enumerate() if t.name == "preparing"] == []
 
 
 def test_a_model_serves_one_thread_at_a_time() -> None:

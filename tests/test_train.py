@@ -95,7 +95,7 @@ def test_published_budgets_are_kept() -> None:
         ({"mean": [0.5, 0.5, 0.5]}, "both mean and std"),
         ({"data.select": "x"}, "data: give either select"),
         ({"optimiser.sam_rho": -0.1}, "optimiser.sam_rho: .*greater than or equal to 0, got -0.1"),
-        ({"optimiser.sam_start": 0.5}, "optimiser: sam_start says when sam_rho sets in"),
+        ({"optimiser.sam_rho": 0.0}, "optimiser: sam_start says when sam_rho sets in, which is 0"),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], said: str) -> None:

@@ -90,15 +90,17 @@ class Service:
     def preparing(self) -> Iterator[None]:
         """While the block lasts, load the models that are chosen at first and learn what their test images look like.
 
-        In a thread of its own, which gives way to people's pictures; what fails is said to the first who asks.
+        In a thread of its own, which gives way to people's pictures; what fails is said to the first who asks. Python
+        waits for it even where Ctrl-C comes while it starts: ending with a thread inside torch aborts the process.
         """
-        thread = threading.Thread(target=self._prepare, name="preparing", daemon=True)
-        thread.start()
+        thread = threading.Thread(target=self._prepare, name="preparing")
         try:
+            thread.start()
             yield
         finally:
             self.pool.close()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     def _prepare(self) -> None:
         for step in (self.pool.prepare, self.references.of):

@@ -142,7 +142,9 @@ class Optimiser(_Strict):
     @model_validator(mode="after")
     def _start_of_something(self) -> Optimiser:
         if self.sam_start and not self.sam_rho:
-            raise ValueError("sam_start says when sam_rho sets in; give that too, like sam_rho = 0.1")
+            raise ValueError(
+                "sam_start says when sam_rho sets in, which is 0; give both, like sam_rho = 0.1, or neither"
+            )
         return self
 
 
