@@ -159,13 +159,13 @@ def uphill(module: nn.Module, rho: float) -> Iterator[None]:
         module: with the gradients of a batch; their scale does not matter.
         rho: length of the step, in the L2 norm over all gradients together.
     """
-    moved = [p for p in module.parameters() if p.grad is not None]
+    moved: list[torch.Tensor] = [p for p in module.parameters() if p.grad is not None]
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     with torch.no_grad():
         before = [p.clone() for p in moved]
         gradients = [p.grad for p in moved if p.grad is not None]
         length = nn.utils.get_total_norm(gradients)
-        torch._foreach_add_(moved, torch._foreach_mul(gradients, float(rho / (length + 1e-12))))
+        torch._foreach_add_(moved, list(torch._foreach_mul(gradients, float(rho / (length + 1e-12)))))
     for norm in norms:
         norm.track_running_stats = False
     try:
