@@ -133,6 +133,8 @@ def test_a_mirrored_network_has_half_the_weights_in_its_convolutions() -> None:
     kernels = [sum(p.numel() for p in m.parameters() if p.ndim == 4) for m in (plain, mirrored)]
     assert kernels[0] == 2 * kernels[1]
     assert mirrored.fc.in_features == mirrored.num_features == 16
+    with pytest.raises(ModelError, match="needs a stem_stride of 1, got 2"):
+        build("gradlens:custom_cnn", MIRRORED | {"stem_stride": 2}, 5)
     with pytest.raises(ModelError, match="must be even, got 3 and 9"):
         build("gradlens:custom_cnn", MIRRORED | {"widths": [9, 16, 24, 32]}, 5)
 

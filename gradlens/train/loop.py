@@ -183,13 +183,13 @@ def train(
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and logits of this process's share of a batch; the gradients are added to those that are there."""
         with passes.autocast():
-            logits = logits_of(network(x.contiguous(memory_format=layout)))
+            logits = logits_of(network(x))
             loss = F.cross_entropy(logits, target, weight, label_smoothing=recipe.label_smoothing)
             loss = loss * weight_of_share(target, images.labels[batch], weight, processes.world)
         scaler.scale(loss).backward()
         return loss, logits
 
-    sam = recipe.optimiser
+    rho, sam_from = recipe.optimiser.sam_rho, recipe.optimiser.sam_start * recipe.epochs * steps
     stopped, last = "", 0
     with plain_attention(module, device), synchronised(module, device, runtime):
         for number, (phase, chosen) in enumerate(zip(phases, plan, strict=True), start=1):
@@ -238,11 +238,12 @@ def train(
                     if mix.mixes:
                         x, target = mix(x, y, batch_seed(recipe.seed, epoch, step))
                         x, y, target = processes.share(x), processes.share(y), processes.share(target)
+                    x = x.contiguous(memory_format=layout)
                     taken = (epoch - 1) * steps + step  # before this one
                     optimiser.zero_grad(set_to_none=True)
                     loss, logits = backward(network, x, target, planned[step], scaler)
-                    if sam.sam_rho and taken >= sam.sam_start * recipe.epochs * steps:
-                        with uphill(module, sam.sam_rho):
+                    if rho and taken >= sam_from:
+                        with uphill(module, rho):
                             optimiser.zero_grad(set_to_none=True)
                             backward(network, x, target, planned[step], scaler)
                     if recipe.optimiser.clip_norm:

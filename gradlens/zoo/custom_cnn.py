@@ -13,14 +13,14 @@ from gradlens.zoo.mirrored import MirrorBatchNorm2d, MirrorConv2d
 class ConvBlock(nn.Sequential):
     """3×3 convolution, batch norm, ReLU: (N, in, H, W) -> (N, out, H/stride, W/stride).
 
-    ``mirrored`` and ``lifts``: see :mod:`gradlens.zoo.mirrored`.
+    ``mirrored`` and ``lifts``: see :mod:`gradlens.zoo.mirrored`; mirrored ones have a stride of 1.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, mirrored: bool = False, lifts: bool = False
     ) -> None:
         conv, norm = (
-            (MirrorConv2d(in_channels, out_channels, 3, stride, lifts), MirrorBatchNorm2d(out_channels))
+            (MirrorConv2d(in_channels, out_channels, lifts), MirrorBatchNorm2d(out_channels))
             if mirrored
             else (nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False), nn.BatchNorm2d(out_channels))
         )
@@ -53,7 +53,7 @@ class CustomCNN(nn.Module):
         stem_stride: 1 keeps small images whole (CIFAR), 2 halves larger ones.
         dropout: before the classifier, while training.
         mirrored: the network sees an image and its mirror image alike (:mod:`gradlens.zoo.mirrored`); widths are even,
-            and a layer has half the weights.
+            the stem's stride is 1, and a layer has half the weights.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class CustomCNN(nn.Module):
         super().__init__()
         if len(residuals) != len(widths) - 1:
             raise ValueError(f"{len(widths)} widths need {len(widths) - 1} residuals, got {len(residuals)}")
+        if mirrored and stem_stride != 1:
+            raise ValueError(f"a mirrored network needs a stem_stride of 1, got {stem_stride}")
         self.stem = ConvBlock(3, widths[0], stem_stride, mirrored, lifts=True)
         self.stages = nn.Sequential(
             *(

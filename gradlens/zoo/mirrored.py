@@ -16,30 +16,28 @@ from torch import nn
 
 
 class MirrorConv2d(nn.Module):
-    """A convolution without bias whose second half of outputs is the first's mirror image: half the weights.
+    """A 3×3 convolution without bias whose second half of outputs is the first's mirror image: half the weights.
+
+    It moves by single pixels: a stride of 2 would meet other pixels from the right than from the left.
 
     Args:
         in_channels: of the input; in two halves, unless ``lifts``.
         out_channels: in two halves.
-        kernel_size: side of the kernel, odd.
-        stride: 1 or more; other than 1 is equivariant only where (side - 1) divides by it.
         lifts: the input is an image, whose channels have no halves.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, lifts: bool = False
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, lifts: bool = False) -> None:
         super().__init__()
         if out_channels % 2 or (in_channels % 2 and not lifts):
             raise ValueError(f"channels in two halves must be even, got {in_channels} and {out_channels}")
-        self.weight = nn.Parameter(torch.empty(out_channels // 2, in_channels, kernel_size, kernel_size))
+        self.weight = nn.Parameter(torch.empty(out_channels // 2, in_channels, 3, 3))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as torch.nn.Conv2d
-        self.stride, self.padding, self.lifts = stride, kernel_size // 2, lifts
+        self.lifts = lifts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in, H, W) -> (N, out, H/stride, W/stride)."""
+        """(N, in, H, W) -> (N, out, H, W)."""
         swapped = self.weight if self.lifts else torch.cat(self.weight.chunk(2, 1)[::-1], 1)
-        return F.conv2d(x, torch.cat([self.weight, swapped.flip(-1)]), stride=self.stride, padding=self.padding)
+        return F.conv2d(x, torch.cat([self.weight, swapped.flip(-1)]), padding=1)
 
 
 class MirrorBatchNorm2d(nn.Module):
