@@ -302,8 +302,9 @@ def test_the_learning_rate_rises_to_its_peak_and_falls(schedule: str, tmp_path: 
         {"ema": 0.9, "schedule": {"name": "cosine"}, "optimiser": {"lr": 0.02, "clip_norm": 1.0}},
         {"precision": "bf16", "channels_last": True, "optimiser": {"name": "sgd", "lr": 0.1}, "keep": "last"},
         {"optimiser": {"lr": 0.02, "sam_rho": 0.1, "sam_start": 0.3}},
+        {"optimiser": {"name": "muon", "lr": 0.01}},
     ],
-    ids=["adamw", "ema", "sgd-bf16", "sam"],
+    ids=["adamw", "ema", "sgd-bf16", "sam", "muon"],
 )
 def test_a_cut_run_ends_with_the_same_weights(changes: dict[str, Any], tmp_path: Path) -> None:
     class Cut(Exception):
@@ -442,6 +443,29 @@ def test_weight_decay_spares_biases_norms_and_positions() -> None:
     assert not any(n.endswith("qkv.weight") for n in spared)
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+
+
+def test_muon_takes_matrices_and_leaves_tables_of_positions_to_adamw() -> None:
+    import timm
+
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16, depths=[1, 1, 1, 1],
+        num_heads=[8, 8, 8, 8], num_classes=8,
+    )  # fmt: skip
+    chosen = freezing.choose(swin, 32, ["all"])
+    settings = recipe(optimiser={"name": "muon", "lr": 0.01, "weight_decay": 0.1}).optimiser
+    made = optimise.optimiser_of(swin, settings, Phase(epochs=1), chosen)
+    before = {n: p.detach().clone() for n, p in swin.named_parameters()}
+    swin(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    made.step()
+    orthogonal = {n for n, p in swin.named_parameters() if "momentum_buffer" in made.state[p]}
+    assert {"layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= orthogonal
+    assert not any("bias" in n or "norm" in n for n in orthogonal)  # relative_position_bias_table is (49, 8)
+    weight = "layers.0.blocks.0.mlp.fc2.weight"
+    step = before[weight] * (1 - 0.01 * 0.1) - swin.get_parameter(weight).detach()
+    lengths = torch.linalg.svdvals(step) / (0.01 * 0.2 * max(step.shape) ** 0.5)  # Liu et al. 2025, equation 4
+    assert lengths.min() > 0.5, lengths  # Newton-Schulz leaves them near 1
+    assert lengths.max() < 1.5, lengths
 
 
 def test_only_a_head_drawn_for_many_classes_is_drawn_anew() -> None:

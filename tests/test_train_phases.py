@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_train import QUIET, images, recipe, same_weights
+from timm.optim import Muon
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -149,7 +150,8 @@ def test_a_frozen_part_drops_nothing_out_but_the_dropout_before_the_head_works()
 def test_optimisers_and_the_rates_of_head_and_backbone() -> None:
     module = staged()
     chosen = freezing.choose(module, 8, ["all"])
-    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)):
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon, "sgd": torch.optim.SGD}
+    for name, kind in kinds.items():
         settings = Optimiser(name=name, lr=0.2, weight_decay=0.01)  # type: ignore[arg-type]
         made = optimise.optimiser_of(module, settings, Phase(epochs=1, backbone_lr=0.1), chosen)
         assert type(made) is kind

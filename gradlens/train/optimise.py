@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from timm.optim import Muon
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import lr_scheduler
@@ -29,7 +30,7 @@ _NO_MATRICES = ("pos_embed", "cls_token", "relative_position_bias_table", "class
 def optimiser_of(module: nn.Module, settings: Optimiser, phase: Phase, chosen: Chosen) -> torch.optim.Optimizer:
     """The optimiser of what learns in a phase, at the phase's rates.
 
-    Weight decay acts on matrices and kernels alone, as is usual since He et al. 2019's "Bag of Tricks".
+    Weight decay acts on matrices and kernels alone, as is usual since He et al. 2019's "Bag of Tricks"; so does Muon.
 
     Raises:
         TrainingError: a rate of its own is asked for the backbone of a network whose head is not known.
@@ -42,16 +43,19 @@ def optimiser_of(module: nn.Module, settings: Optimiser, phase: Phase, chosen: C
         )  # fmt: skip
     lr = phase.lr or settings.lr
     head = set(chosen.head) if phase.backbone_lr != 1 else set()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         rate = lr if name in head or not head else lr * phase.backbone_lr
-        plain = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _NO_MATRICES
-        groups.setdefault((rate, 0.0 if plain else settings.weight_decay), []).append(parameter)
+        matrix = parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in _NO_MATRICES
+        groups.setdefault((rate, matrix), []).append(parameter)
     # the head's group comes first: the rate that is shown is the one that the phase names
     order = sorted(groups, reverse=True)
-    options = [{"params": groups[key], "lr": key[0], "weight_decay": key[1]} for key in order]
+    options: list[dict[str, Any]] = [
+        {"params": groups[rate, matrix], "lr": rate, "weight_decay": settings.weight_decay if matrix else 0.0}
+        for rate, matrix in order
+    ]
     match settings.name:
         case "sgd":
             return torch.optim.SGD(options, lr=lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
@@ -59,6 +63,13 @@ def optimiser_of(module: nn.Module, settings: Optimiser, phase: Phase, chosen: C
             return torch.optim.Adam(options, lr=lr)
         case "adamw":
             return torch.optim.AdamW(options, lr=lr)
+        case "muon":
+            for (_, matrix), group in zip(order, options, strict=True):
+                group["use_fallback"] = not matrix  # timm goes by shapes, and takes a table of positions for a matrix
+            muon: torch.optim.Optimizer = Muon(
+                options, lr=lr, momentum=settings.momentum, nesterov=True, adjust_lr_fn="match_rms_adamw"
+            )
+            return muon
 
 
 class Rates:

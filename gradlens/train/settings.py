@@ -117,13 +117,17 @@ class Mix(_Strict):
 
 
 class Optimiser(_Strict):
-    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum.
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), SGD with Nesterov momentum, or Muon.
+
+    Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; timm's) moves weight matrices
+    and kernels along their momentum made orthogonal, in steps as long as AdamW's at the same rate (Liu et al. 2025,
+    "Muon is scalable for LLM training"); what is neither it leaves to AdamW (with Nesterov momentum, Dozat 2016).
 
     Attributes:
         lr: the highest learning rate that the schedule reaches.
         weight_decay: of weight matrices and kernels; biases, norms and position embeddings have none. Adam adds it to
-            the gradient, AdamW shrinks the weights by it.
-        momentum: of SGD; Adam and AdamW have betas (0.9, 0.999).
+            the gradient, AdamW and Muon shrink the weights by it.
+        momentum: of SGD and Muon; Adam and AdamW have betas (0.9, 0.999), within Muon (0.9, 0.95).
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
         sam_rho: sharpness-aware minimisation (Foret et al. 2021): each step takes the gradient at the point this far
             uphill, in the norm of all that learns, where the loss of the batch is about the worst nearby. Such a step
@@ -131,7 +135,7 @@ class Optimiser(_Strict):
         sam_start: part of the run's steps after which it sets in: what it brings, it brings late (Zhou et al. 2025).
     """
 
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    name: Literal["adam", "adamw", "muon", "sgd"] = "adamw"
     lr: Positive
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
