@@ -131,7 +131,7 @@ class Optimiser(_Strict):
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
         sam_rho: sharpness-aware minimisation (Foret et al. 2021): each step takes the gradient at the point this far
             uphill, in the norm of all that learns, where the loss of the batch is about the worst nearby. Such a step
-            costs two. 0 for none; 0.05 to 0.2 are usual.
+            costs two. 0 for none; 0.05 to 0.2 are usual, more where weights are long, as Muon leaves them.
         sam_start: part of the run's steps after which it sets in: what it brings, it brings late (Zhou et al. 2025).
     """
 
